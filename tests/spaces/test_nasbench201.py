@@ -1,0 +1,40 @@
+"""The published NAS-Bench-201 table: parameters and FLOPs of all architectures come out equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwnas.spaces.nasbench201 import NASBench201
+from tests.paths import shared_data
+
+pandas = pytest.importorskip("pandas")
+
+
+def test_published_counts_of_all_architectures() -> None:
+    table = pandas.read_parquet(shared_data() / "nb201" / "accuracy.parquet")
+    choices = table[[column for column in table.columns if column.startswith("op_")]].to_numpy()
+    published = np.stack([(table.params_M * 1e6).round(), (table.flops_M * 1e6).round()], axis=1).astype(int)
+    space = NASBench201()
+    # with dead edges kept the counts are a sum over edges, so few networks give every architecture's
+    base = np.array(space.published_counts((0,) * 6))
+    per_edge = np.array(
+        [
+            [np.array(space.published_counts(tuple(op * (i == edge) for i in range(6)))) - base for op in range(5)]
+            for edge in range(6)
+        ]
+    )
+    counted = base + sum(per_edge[edge, choices[:, edge]] for edge in range(6))
+    assert len(choices) == 15_625
+    assert (counted == published).all()
+    for index in np.random.default_rng(0).choice(len(choices), 200, replace=False):
+        assert space.published_counts(tuple(choices[index].tolist())) == tuple(published[index])
+
+
+def test_liveness_agrees_with_the_published_one() -> None:
+    table = pandas.read_parquet(shared_data() / "nb201" / "accuracy.parquet")
+    choices = table[[column for column in table.columns if column.startswith("op_")]].to_numpy()
+    space = NASBench201(resolution=8, classes=2, width=0.25, depth=0.2)
+    for index in np.random.default_rng(1).choice(len(choices), 100, replace=False):
+        graph = space.lower(choices[index])
+        assert any(node.kernel.op == "zero" for node in graph.nodes) != bool(table.connected[index])
