@@ -1,0 +1,133 @@
+"""Claim: a table of blocks, corrected on whole networks, predicts whole networks that the fit never saw.
+
+For each space, one profiling run measures every block alone and inside whole networks, and random
+whole networks end to end. Half of these fit the correction, the other half judges it; the second
+half is then measured once more, which is the floor: how well the machine predicts itself. Results
+are appended to ``benchmarks/results/latency_pricing.csv``.
+
+    python benchmarks/latency_pricing.py --spaces mobilenet shufflenet nasbench201 --networks 120
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hwnas.latency_tables import LatencyTable
+from hwnas.pricing import LatencyModel
+from hwnas.profilers import Protocol, get_profiler, profile_space
+from hwnas.profilers.campaign import network_model
+from hwnas.spaces import get_space
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks of distinct values."""
+    return np.argsort(np.argsort(values)).astype(float)
+
+
+def scores(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    """MAPE, shares within 5 and 10 %, Spearman's correlation, and the mean bias."""
+    error = predicted / measured - 1
+    return {
+        "mape_percent": 100 * float(np.abs(error).mean()),
+        "within_5_percent": 100 * float((np.abs(error) <= 0.05).mean()),
+        "within_10_percent": 100 * float((np.abs(error) <= 0.10).mean()),
+        "spearman": float(np.corrcoef(ranks(predicted), ranks(measured))[0, 1]),
+        "bias_percent": 100 * float(error.mean()),
+    }
+
+
+def evaluate(name: str, device: str, root: Path, networks: int, cover: int) -> list[dict[str, object]]:
+    """Profile one space and judge every way of pricing it."""
+    space = get_space(name)
+    profiler = get_profiler(device)
+    protocol = Protocol()
+    table = LatencyTable.create(root / profiler.key, profiler.device_record(protocol))
+    start = time.monotonic()
+    seconds: dict[str, float] = {}
+    for context in ("isolated", "network"):
+        begun = time.monotonic()
+        profile_space(space, profiler, table, contexts=(context,), cover=cover, protocol=protocol)
+        seconds[context] = time.monotonic() - begun
+    profile_space(space, profiler, table, contexts=("isolated",), networks=networks, protocol=protocol)
+    rows = [row for row in table.networks if row.space == space.spec]
+    fit, judge = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    architectures = np.array([row.architecture for row in judge])
+    measured = np.array([row.median_ms for row in judge])
+
+    sources = {row.architecture: partial(network_model, space, row.architecture) for row in judge}
+    second = dict(profiler.measure_many(sources, protocol.for_networks()))
+    repeated = np.array([second[row.architecture].median_ms for row in judge])
+
+    found: list[dict[str, object]] = []
+
+    def add(what: str, predicted: np.ndarray, took: float, coverage: float | None = None) -> None:
+        found.append(
+            {
+                "date": datetime.date.today().isoformat(),
+                "hardware": table.device.name,
+                "runtime": f"{table.device.runtime} {table.device.runtime_version}",
+                "space": space.spec,
+                "pricing": what,
+                "fitted_on": len(fit),
+                "judged_on": len(judge),
+                "block_seconds": round(took, 1),
+                **{key: round(value, 3) for key, value in scores(predicted, measured).items()},
+                "interval_coverage_percent": "" if coverage is None else round(100 * coverage, 1),
+            }
+        )
+
+    for context in ("isolated", "network"):
+        plain = LatencyModel.from_table(space, table, context, networks=[])
+        add(f"{context}: sum", space.price(architectures, plain.block_ms), seconds[context])
+        for refine in (False, True):
+            model = LatencyModel.from_table(space, table, context, networks=fit, refine=refine)
+            low, high = model.interval(architectures, 0.9)
+            coverage = float(((low <= measured) & (measured <= high)).mean())
+            kind = "line and rows refined" if refine else "line"
+            add(f"{context}: {kind}", model.predict(architectures), seconds[context], coverage)
+    macs = np.array([space.lower(a).macs for a in architectures], dtype=float)
+    fit_macs = np.array([space.lower(row.architecture).macs for row in fit], dtype=float)
+    line = np.polyfit(fit_macs, [row.median_ms for row in fit], 1)
+    add("MACs: line", np.polyval(line, macs), 0.0)
+    add("measured again (the floor)", repeated, 0.0)
+    print(f"{name}: {time.monotonic() - start:.0f} s")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spaces", nargs="+", default=["mobilenet", "shufflenet", "nasbench201"])
+    parser.add_argument("--device", default="cpu-onnxruntime")
+    parser.add_argument("--networks", type=int, default=120, help="whole networks: half to fit on, half to judge by")
+    parser.add_argument("--cover", type=int, default=5, help="whole networks that show each block, for network rows")
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the table that is made")
+    arguments = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    for space in arguments.spaces:
+        rows += evaluate(space, arguments.device, arguments.tables, arguments.networks, arguments.cover)
+    file = RESULTS / "latency_pricing.csv"
+    fresh = not file.exists()
+    with open(file, "a", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(
+            f"{str(row['space']).split('(')[0]:12} {row['pricing']:34} MAPE {row['mape_percent']:6.2f} %  "
+            f"±5 % {row['within_5_percent']:5.1f}  ±10 % {row['within_10_percent']:5.1f}  rho {row['spearman']:.3f}  "
+            f"bias {row['bias_percent']:+.1f}  coverage {row['interval_coverage_percent']}  ({row['block_seconds']} s)"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""From ranked candidates to a measured file: the last stage of a search.
+
+Latency does not depend on what the weights are, so a candidate is measured on the device before it
+is trained, and only one that fits is trained. The finished file is measured again; if it misses a
+bound there, the next candidate is taken. Nothing but a run on the device is ever called measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwnas.constraints import METRICS, Constraint, ConstraintSet
+from hwnas.export import annotate, export_onnx
+from hwnas.latency_tables import find_table
+from hwnas.pricing import LatencyModel
+from hwnas.profilers import Profiler, Protocol, get_profiler
+from hwnas.spaces.errors import ConfigError, InfeasibleError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from hwnas.evaluators.base import Evaluation
+    from hwnas.profilers import Measurement
+    from hwnas.run import Run
+    from hwnas.search import Plan
+    from hwnas.spaces.space import Architecture
+
+__all__ = ["LEVEL", "check_devices", "deliver", "devices_of", "for_device", "precision_of"]
+
+Progress = Callable[[float, float, str], None]
+#: probability of the predicted intervals that a run reports
+LEVEL = 0.9
+RECORDED = "recorded."
+
+
+def check_devices(limits: ConstraintSet, tables: str | None) -> None:
+    """Refuse a latency constraint whose device cannot be measured here.
+
+    ``latency@recorded.DEVICE`` asks for a search on a table alone, whose result is not measured.
+
+    Raises
+    ------
+    DeviceUnavailable, ConfigError
+        If the device is not here, or its table is of other hardware or another runtime.
+    """
+    precisions = set()
+    for device in devices_of(limits):
+        if device.startswith(RECORDED):
+            continue
+        profiler = get_profiler(device)
+        precisions.add(profiler.precision)
+        differences = find_table(device, tables).device.differences(profiler.device_record())
+        if differences:
+            raise ConfigError(
+                f"the table of {device} does not hold for this machine ({'; '.join(differences)}); profile it here, "
+                f"or write latency@{RECORDED}{device} to search on the table without measuring"
+            )
+    if len(precisions) > 1:
+        raise ConfigError(
+            f"one file cannot be {' and '.join(sorted(precisions))} at once; constrain devices of one precision"
+        )
+
+
+def devices_of(limits: ConstraintSet) -> list[str]:
+    """Devices that latency constraints name, each once."""
+    return list(dict.fromkeys(c.device for c in limits.constraints if c.device and c.metric == "latency"))
+
+
+def deliver(run: Run, plan: Plan, ranked: Sequence[Evaluation], teacher: Any, progress: Progress | None) -> None:
+    """Measure candidates from the best down until one fits; train, export and measure it; write ``best.*``.
+
+    Raises
+    ------
+    InfeasibleError
+        If none of the allowed number of finalists fits as measured.
+    """
+    profilers = {device: get_profiler(device) for device in devices_of(plan.limits) if not device.startswith(RECORDED)}
+    tried = {tuple(entry["architecture"]): entry for entry in run.finalists()}
+    for candidate in ranked:
+        if len(tried) >= plan.settings.finalists:
+            break
+        if candidate.architecture in tried or _will_miss(plan, candidate, tried.values()):
+            continue
+        number = f"finalist {len(tried) + 1} of at most {plan.settings.finalists}"
+        entry, content = _finalist(run, plan, candidate, profilers, teacher, progress, number)
+        run.add_finalist(entry)
+        tried[candidate.architecture] = entry
+        if entry["fits"]:
+            best = {**entry, "trials": len(run.trials()), "space": plan.space.spec, "data": plan.data.name}
+            run.save_best({**best, "choices": plan.space.describe(candidate.architecture)}, content)
+            return
+    if not tried:
+        raise InfeasibleError("no candidate could be measured; loosen the constraints")
+    nearest = min(tried.values(), key=lambda entry: _excess(entry["costs"]))
+    shown = "; ".join(
+        f"{text}: measured {cost['measured']:.4g}" for text, cost in nearest["costs"].items() if cost["measured"]
+    )
+    raise InfeasibleError(
+        f"none of the {len(tried)} measured finalists fits (closest: {shown}); loosen the constraint by that much, "
+        "allow more --finalists in a new run, or profile the device again"
+    )
+
+
+def _finalist(
+    run: Run,
+    plan: Plan,
+    candidate: Evaluation,
+    profilers: Mapping[str, Profiler],
+    teacher: Any,
+    progress: Progress | None,
+    number: str,
+) -> tuple[dict[str, Any], bytes]:
+    """Measure one candidate, and if it fits train, export and measure it; its record, and the file to deploy."""
+    graph = plan.space.lower(candidate.architecture)
+    if progress is not None:
+        progress(0, 1, f"measuring: {number}")
+    screened = _costs(plan, candidate.architecture, profilers, for_device(graph.to_onnx(), profilers))
+    entry: dict[str, Any] = {"architecture": list(candidate.architecture), "score": candidate.score}
+    if not all(cost["fits"] for cost in screened.values()):
+        return {**entry, "costs": screened, "fits": False, "stage": "measured before training"}, b""
+    files, accuracies = _train_and_export(run, plan, candidate, teacher, progress, number, profilers)
+    costs = _costs(plan, candidate.architecture, profilers, files[-1].read_bytes())
+    fits = all(cost["fits"] for cost in costs.values())
+    annotate(files[-1], _notes(plan, candidate.architecture, costs, profilers))
+    entry |= {"costs": costs, "accuracy": accuracies["onnx_accuracy"], **accuracies, "fits": fits}
+    entry["stage"] = "exported and measured"
+    return entry, files[-1].read_bytes()
+
+
+def _train_and_export(
+    run: Run,
+    plan: Plan,
+    candidate: Evaluation,
+    teacher: Any,
+    progress: Progress | None,
+    number: str,
+    profilers: Mapping[str, Profiler],
+) -> tuple[list[Path], dict[str, float]]:
+    """Train from scratch and write the files: float32, and int8 if the device computes in it (the last one deploys)."""
+    import torch
+
+    from hwnas.quantize import quantize_onnx
+    from hwnas.training import train
+
+    architecture = candidate.architecture
+    tag = "".join(map(str, architecture)) if max(architecture) < 10 else "-".join(map(str, architecture))
+    graph = plan.space.lower(architecture)
+    torch.manual_seed(plan.settings.seed)
+    module = graph.to_module()
+    trained = train(
+        module,
+        plan.data,
+        plan.config,
+        checkpoint=run.checkpoint(f"final-{tag}"),
+        teacher=teacher,
+        progress=progress,
+        stage=f"training {number}",
+    )
+    if progress is not None:
+        progress(0, 1, f"exporting: {number}")
+    path = run.path / "finalists" / f"{tag}.onnx"
+    notes = {"space": plan.space.spec, "architecture": list(architecture), "strategy": plan.settings.strategy}
+    verified = export_onnx(graph, module, path, data=plan.data, metadata=notes)
+    accuracies = {
+        "valid_accuracy": trained.valid_accuracy,
+        "torch_accuracy": float(verified.torch_accuracy or 0.0),
+        "onnx_accuracy": verified.onnx_accuracy,
+        "float32_accuracy": verified.onnx_accuracy,
+    }
+    if precision_of(profilers) == "float32":
+        return [path], accuracies
+    small = path.with_suffix(".int8.onnx")
+    report = quantize_onnx(path, small, data=plan.data, seed=plan.settings.seed)
+    return [path, small], {**accuracies, "onnx_accuracy": report.int8_accuracy}
+
+
+def precision_of(profilers: Mapping[str, Profiler]) -> str:
+    """The number format of the file to deploy: that of the devices."""
+    return next((profiler.precision for profiler in profilers.values()), "float32")
+
+
+def for_device(model: ModelProto, profilers: Mapping[str, Profiler]) -> ModelProto:
+    """A model in the devices' precision, for timing only."""
+    if precision_of(profilers) == "float32":
+        return model
+    from hwnas.quantize import quantize_for_timing
+
+    return quantize_for_timing(model)
+
+
+# ---------------------------------------------------------------------- costs
+
+
+def _costs(
+    plan: Plan, architecture: Architecture, profilers: Mapping[str, Profiler], model: ModelProto | bytes
+) -> dict[str, dict[str, Any]]:
+    """For every constraint: bound, prediction, measurement of `model` on the device, and whether it fits."""
+    row = np.array([architecture])
+    (predicted,) = plan.limits.values(row)
+    measured = {device: profiler.measure(model, Protocol().for_networks()) for device, profiler in profilers.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for constraint, value in zip(plan.limits.constraints, predicted.tolist(), strict=True):
+        found[constraint.text] = _cost(plan.limits, constraint, value, row, measured)
+    return found
+
+
+def _cost(
+    limits: ConstraintSet,
+    constraint: Constraint,
+    predicted: float,
+    row: np.ndarray,
+    measured: Mapping[str, Measurement],
+) -> dict[str, Any]:
+    cost: dict[str, Any] = {"bound": constraint.bound, "predicted": predicted, "interval": None}
+    if not METRICS[constraint.metric].device:
+        # counted from the very graph that is exported: nothing about it is uncertain
+        return {**cost, "measured": predicted, "method": "counted", "fits": constraint.met(predicted)}
+    model = limits.models[str(constraint.device)]
+    if isinstance(model, LatencyModel):
+        low, high = model.interval(row, LEVEL)
+        cost["interval"] = [float(low[0]), float(high[0])]
+    result = measured.get(str(constraint.device))
+    if result is None:
+        method = f"predicted from a table ({model.method})"
+        return {**cost, "measured": None, "method": method, "fits": constraint.met(predicted)}
+    spread = {"measured_interval": [result.low_ms, result.high_ms], "stable": result.stable}
+    fits = constraint.met(result.median_ms)
+    return {**cost, "measured": result.median_ms, "method": result.method, **spread, "fits": fits}
+
+
+def _excess(costs: Mapping[str, Mapping[str, Any]]) -> float:
+    """How far the worst constraint is missed, as a factor; at most 1 where all are met."""
+    ratios = [1.0]
+    for cost in costs.values():
+        if cost["measured"] is not None and not cost["fits"]:
+            ratios.append(max(cost["measured"] / cost["bound"], cost["bound"] / cost["measured"]))
+    return max(ratios)
+
+
+def _will_miss(plan: Plan, candidate: Evaluation, tried: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a candidate would miss a bound if it exceeds its prediction as much as an earlier finalist did."""
+    for constraint in plan.limits.constraints:
+        value = candidate.costs.get(constraint.name)
+        seen = [entry["costs"].get(constraint.text) for entry in tried if not entry["fits"]]
+        ratios = [c["measured"] / c["predicted"] for c in seen if c and c["measured"] and not c["fits"]]
+        if value is not None and ratios and not constraint.met(value * max(ratios)):
+            return True
+    return False
+
+
+def _notes(
+    plan: Plan, architecture: Architecture, costs: Mapping[str, Mapping[str, Any]], profilers: Mapping[str, Profiler]
+) -> dict[str, Any]:
+    """What the exported file says about its latency and its budget."""
+    notes: dict[str, Any] = {"constraints": list(costs), "costs": dict(costs)}
+    for constraint in plan.limits.constraints:
+        cost = costs[constraint.text]
+        if constraint.metric != "latency" or "device" in notes:
+            continue
+        notes |= {
+            "device": constraint.device,
+            "hardware": profilers[constraint.device].device_record().name if constraint.device in profilers else None,
+            "predicted_ms": cost["predicted"],
+            "predicted_interval_ms": cost["interval"],
+            "measured_ms": cost["measured"],
+            "measured_interval_ms": cost.get("measured_interval"),
+            "method": cost["method"],
+        }
+    return notes

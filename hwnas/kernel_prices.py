@@ -1,0 +1,125 @@
+"""What single kernels cost on a device: the table's rows, and regressions on them for what was never measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwnas.latency_tables import LatencyTable
+from hwnas.spaces.errors import ModelError, TableError
+from hwnas.spaces.graph import Graph
+from hwnas.spaces.signature import kernel_graph, kernel_op
+
+__all__ = ["KernelPrice", "KernelPrices"]
+
+#: a family of kernels gets a regression of its own from this many measured rows on
+ENOUGH = 8
+#: a kernel of an unknown family is bounded by this factor around its roofline estimate
+ROOFLINE_FACTOR = 3.0
+
+
+@dataclass(frozen=True)
+class KernelPrice:
+    """Milliseconds of one kernel, where the number comes from, and its relative error (one standard deviation)."""
+
+    ms: float
+    source: str
+    error: float
+
+
+@dataclass(frozen=True)
+class _Line:
+    """``intercept + per_mac * MACs + per_byte * bytes``, all non-negative, and its relative error."""
+
+    intercept: float
+    per_mac: float
+    per_byte: float
+    error: float
+
+    def __call__(self, kernel: Graph) -> float:
+        return self.intercept + self.per_mac * kernel.macs + self.per_byte * kernel.bytes
+
+
+class KernelPrices:
+    """An ordered chain of sources for the price of a kernel: table, then learned, then roofline.
+
+    ``table``
+        The kernel was measured: its median inside whole networks.
+    ``learned``
+        Its family was: a non-negative regression on multiply-accumulates and bytes, fitted on
+        relative errors, whose own leave-one-out error is its uncertainty.
+    ``roofline``
+        Nothing like it was: the same regression over all kernels, within a factor of 3.
+
+    Parameters
+    ----------
+    table
+        Any latency table; its kernel rows (context ``network``) are used.
+
+    Raises
+    ------
+    TableError
+        If the table has no kernel rows.
+    """
+
+    def __init__(self, table: LatencyTable) -> None:
+        self.rows: dict[str, float] = {}
+        self.spread: dict[str, float] = {}
+        families: dict[str, list[tuple[Graph, float]]] = {}
+        for (signature, context), row in table.rows.items():
+            if context != "network":
+                continue
+            try:
+                kernel = kernel_graph(signature)
+            except ModelError:
+                continue  # a row of a block, which other readers of the table use
+            self.rows[signature] = row.median_ms
+            self.spread[signature] = (row.high_ms - row.low_ms) / (2 * row.median_ms)
+            families.setdefault(kernel_op(signature), []).append((kernel, row.median_ms))
+        if not self.rows:
+            raise TableError(
+                f"the table of {table.device.key} has no kernel rows; "
+                f"make some with: hwnas profile --device {table.device.key} --space mobilenet --context network"
+            )
+        self.lines = {op: _fit(rows) for op, rows in families.items() if len(rows) >= ENOUGH}
+        self.roofline = _fit([row for rows in families.values() for row in rows])
+
+    def price(self, kernel: Graph) -> KernelPrice:
+        """Price a single-kernel graph."""
+        signature = kernel.signature
+        if signature in self.rows:
+            return KernelPrice(self.rows[signature], "table", self.spread[signature])
+        line = self.lines.get(kernel_op(signature))
+        if line is not None:
+            return KernelPrice(line(kernel), "learned", line.error)
+        return KernelPrice(self.roofline(kernel), "roofline", ROOFLINE_FACTOR - 1)
+
+    def price_all(self, kernels: Iterable[Graph]) -> list[KernelPrice]:
+        """Price every kernel of a network, in order."""
+        return [self.price(kernel) for kernel in kernels]
+
+
+def _fit(rows: list[tuple[Graph, float]]) -> _Line:
+    """Least squares on relative errors with non-negative coefficients; the error is by five-fold cross-validation."""
+    measured = np.array([ms for _, ms in rows])
+    features = np.array([[1.0, kernel.macs, kernel.bytes] for kernel, _ in rows])
+    scale = np.maximum(features.max(axis=0), 1.0)
+    scaled = features / scale / measured[:, None]
+    fold = np.arange(len(rows)) % min(5, len(rows))
+    residuals = np.zeros(len(rows))
+    for number in range(fold.max() + 1):
+        held = fold == number
+        if held.all():
+            break
+        residuals[held] = scaled[held] @ _non_negative(scaled[~held]) - 1.0
+    intercept, per_mac, per_byte = _non_negative(scaled) / scale
+    return _Line(float(intercept), float(per_mac), float(per_byte), float(np.sqrt(np.mean(residuals**2))))
+
+
+def _non_negative(scaled: np.ndarray) -> np.ndarray:
+    from sklearn.linear_model import LinearRegression
+
+    model = LinearRegression(positive=True, fit_intercept=False).fit(scaled, np.ones(len(scaled)))
+    return np.asarray(model.coef_, dtype=float)

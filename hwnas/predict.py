@@ -1,0 +1,165 @@
+"""The price of any ONNX file on a profiled device, with its coverage and its sources."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwnas.kernel_prices import KernelPrices
+from hwnas.latency_tables import LatencyTable, find_table
+from hwnas.spaces.errors import ConfigError, HwnasError
+from hwnas.spaces.graph import Graph
+from hwnas.spaces.onnx_reader import load_onnx, read_onnx
+from hwnas.spaces.space import Architecture, SearchSpace, get_space
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["Prediction", "predict"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted latency.
+
+    Attributes
+    ----------
+    latency_ms, interval_ms
+        Milliseconds of one inference at batch 1, and the interval that a measurement lies in with
+        probability `level`.
+    level
+        Of the interval.
+    coverage
+        Share of the latency that rests on measurements of these very blocks or kernels.
+    sources
+        Share of the latency by source: ``measured`` (this network was), ``table``, ``learned``, ``roofline``.
+    method
+        How the device's numbers came to be: ``measured``, ``modelled``, ...
+    device, hardware
+        Device key, and the hardware that the table was made on.
+    precision
+        Number format that the price holds for.
+    unknown
+        Operators that hwnas has no kernel for, with their number.
+    """
+
+    latency_ms: float
+    interval_ms: tuple[float, float]
+    level: float
+    coverage: float
+    sources: dict[str, float]
+    method: str
+    device: str
+    hardware: str
+    precision: str
+    unknown: dict[str, int]
+
+
+def predict(
+    model: str | Path | bytes | ModelProto, device: str, *, tables: str | None = None, level: float = 0.9
+) -> Prediction:
+    """Predict the latency of an ONNX model on a device that has a table; nothing is run.
+
+    A file that hwnas exported from a profiled space is priced by its blocks and the correction
+    fitted on whole networks (or read, if this very network was measured); anything else by its
+    kernels, see `hwnas.kernel_prices.KernelPrices`.
+
+    Parameters
+    ----------
+    model
+        The model or its file.
+    device
+        Device key, such as ``cpu-onnxruntime``.
+    tables
+        Folder of tables.
+    level
+        Probability of the interval.
+
+    Raises
+    ------
+    ModelError, TableError, ConfigError
+        If the file is not ONNX, there is no table, or `level` is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ConfigError(f"the level of an interval is between 0 and 1, such as 0.9, not {level}")
+    loaded = load_onnx(model)
+    table = find_table(device, tables)
+    graph = read_onnx(loaded)
+    known = _known_architecture(loaded, graph)
+    if known is not None:
+        try:
+            return _by_blocks(*known, table, level)
+        except HwnasError:
+            pass  # the table does not cover this space; its kernels may still be known
+    return _by_kernels(graph, table, level)
+
+
+def _known_architecture(model: ModelProto, graph: Graph) -> tuple[SearchSpace, Architecture] | None:
+    """The space and architecture that the file says it is of, if its kernels bear that out."""
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        space = get_space(notes["hwnas.space"])
+        architecture = space.validate(json.loads(notes["hwnas.architecture"]))
+    except (KeyError, ValueError, HwnasError):
+        return None
+    # the file itself decides: a stale note on an edited network must not be believed
+    same = read_onnx(space.lower(architecture).to_onnx())
+    found, expected = (Counter(kernel.signature for kernel in g.kernels) for g in (graph, same))
+    return (space, architecture) if found == expected else None
+
+
+def _by_blocks(space: SearchSpace, architecture: Architecture, table: LatencyTable, level: float) -> Prediction:
+    from hwnas.pricing import LatencyModel
+
+    measured = table.network(space.spec, architecture)
+    if measured is not None:
+        interval = (measured.low_ms, measured.high_ms)
+        return _prediction(table, measured.median_ms, interval, level, {"measured": 1.0}, {})
+    prices = LatencyModel.from_table(space, table)
+    row = np.array([architecture])
+    low, high = (float(end[0]) for end in prices.interval(row, level))
+    return _prediction(table, float(prices.predict(row)[0]), (low, high), level, {"table": 1.0}, {})
+
+
+def _by_kernels(graph: Graph, table: LatencyTable, level: float) -> Prediction:
+    prices = KernelPrices(table)
+    kernels = graph.kernels
+    found = prices.price_all(kernels)
+    total = sum(price.ms for price in found)
+    sources: dict[str, float] = {}
+    for price in found:
+        sources[price.source] = sources.get(price.source, 0.0) + price.ms / total
+    # errors of a family point the same way in all of its kernels, so they are not averaged out
+    by_source = {source: sum(p.ms * p.error for p in found if p.source == source) for source in sources}
+    width = NormalDist().inv_cdf(0.5 + level / 2) * math.hypot(*by_source.values())
+    unknown = Counter(node.kernel.type for node in graph.nodes if node.kernel.op == "opaque")  # type: ignore[attr-defined]
+    return _prediction(table, total, (max(0.0, total - width), total + width), level, sources, dict(unknown))
+
+
+def _prediction(
+    table: LatencyTable,
+    ms: float,
+    interval: tuple[float, float],
+    level: float,
+    sources: dict[str, float],
+    unknown: dict[str, int],
+) -> Prediction:
+    return Prediction(
+        latency_ms=ms,
+        interval_ms=interval,
+        level=level,
+        coverage=min(1.0, sources.get("measured", 0.0) + sources.get("table", 0.0)),
+        sources=sources,
+        method=table.device.method,
+        device=table.device.key,
+        hardware=table.device.name,
+        precision=table.device.precision,
+        unknown=unknown,
+    )

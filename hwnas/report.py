@@ -1,0 +1,260 @@
+"""A run in words and as one self-contained HTML file: no scripts, no fonts, nothing from the network."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from hwnas.run import Run
+from hwnas.spaces.files import atomic_write
+
+__all__ = ["Report", "make_report"]
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2430}
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #d8dee6;vertical-align:top}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.miss{color:#b3261e}.fit{color:#1b6e3c}
+svg{width:100%;height:auto}svg text{font-size:12px;fill:#4a5566}code{font-size:.9em}
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run's summary.
+
+    Attributes
+    ----------
+    summary
+        The same facts as plain values, ready for JSON.
+    text
+        Summary for a terminal.
+    html
+        The file that was written.
+    """
+
+    summary: dict[str, Any]
+    text: str
+    html: Path
+
+
+def make_report(run: str | os.PathLike[str], *, output: str | os.PathLike[str] | None = None) -> Report:
+    """Summarise a run, finished or not, and write it as HTML.
+
+    Parameters
+    ----------
+    run
+        The run folder; it is only read, so a run that is still going on can be reported.
+    output
+        The file to write; ``report.html`` in the run folder by default.
+
+    Raises
+    ------
+    ConfigError
+        If `run` is not a run folder or one of its files is damaged.
+    """
+    opened = Run.open(run, write=False)
+    summary = _summarise(opened)
+    html = Path(output) if output is not None else opened.path / "report.html"
+    atomic_write(html, _html(opened, summary))
+    return Report(summary, _text(summary), html)
+
+
+def _summarise(run: Run) -> dict[str, Any]:
+    trials, finalists, best = run.trials(), run.finalists(), run.best
+    settings = run.settings
+    top = max(trials, key=lambda trial: trial.score, default=None)
+    return {
+        "run": str(run.path),
+        "finished": best is not None,
+        "created_at": run.info.get("created_at"),
+        "versions": run.info.get("versions", {}),
+        "settings": settings,
+        "evaluations": len(trials),
+        "best_score": None if top is None else top.score,
+        "finalists": finalists,
+        "best": best,
+        "onnx": str(run.onnx) if run.onnx.exists() else None,
+    }
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, int | float) and math.isfinite(value) else "–"
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    """One cost as words, such as ``predicted 0.42 (0.40 to 0.44), measured 0.43``."""
+    parts = []
+    if cost.get("predicted") is not None:
+        interval = cost.get("interval")
+        span = f" ({_number(interval[0])} to {_number(interval[1])})" if interval else ""
+        parts.append(f"predicted {_number(cost['predicted'])}{span}")
+    if cost.get("measured") is not None:
+        parts.append(f"{cost.get('method') or 'measured'} {_number(cost['measured'])}")
+    return ", ".join(parts) or "not priced"
+
+
+def _text(summary: dict[str, Any]) -> str:
+    settings = summary["settings"]
+    lines = [
+        f"run     {summary['run']}",
+        f"space   {settings.get('space')}",
+        f"data    {settings.get('data')}",
+        f"search  {settings.get('strategy')}, {summary['evaluations']} evaluations, best score "
+        f"{_number(summary['best_score'])}",
+    ]
+    for finalist in summary["finalists"]:
+        verdict = "fits" if finalist.get("fits") else "misses its budget"
+        lines.append(f"finalist {finalist['architecture']}: accuracy {_number(finalist.get('accuracy'))}, {verdict}")
+        lines += [f"  {text}: {_cost(cost)}" for text, cost in _costs(finalist)]
+    best = summary["best"]
+    if best is None:
+        lines.append(f"state   not finished; `hwnas search --resume {summary['run']}` goes on with it")
+    else:
+        lines.append(f"answer  accuracy {_number(best.get('accuracy'))}, architecture {best.get('architecture')}")
+        lines += [f"  {text}: {_cost(cost)}" for text, cost in _costs(best)]
+        if summary["onnx"] is not None:
+            lines.append(f"onnx    {summary['onnx']}")
+    return "\n".join(lines)
+
+
+def _costs(entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    costs = entry.get("costs")
+    return [(text, cost) for text, cost in costs.items() if isinstance(cost, dict)] if isinstance(costs, dict) else []
+
+
+# ---------------------------------------------------------------------- HTML
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[int] = frozenset()) -> str:
+    """Rows of ready-made HTML cells as a table."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        marks = (' class="n"' if index in numeric else "" for index in range(len(cells)))
+        return "<tr>" + "".join(f"<{tag}{m}>{c}</{tag}>" for m, c in zip(marks, cells, strict=True)) + "</tr>"
+
+    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def _html(run: Run, summary: dict[str, Any]) -> str:
+    settings, best = summary["settings"], summary["best"]
+    title = f"{settings.get('space', 'run')} on {settings.get('data', '?')}"
+    parts = [f"<h1>{escape(str(title))}</h1>"]
+    if best is None:
+        command = f"hwnas search --resume {summary['run']}"
+        parts.append(f"<p>Not finished: <code>{escape(command)}</code> goes on with it.</p>")
+    else:
+        costs = "; ".join(f"{escape(text)}: {escape(_cost(cost))}" for text, cost in _costs(best))
+        parts.append(f"<p>Accuracy <b>{_number(best.get('accuracy'))}</b>. {costs}.</p>")
+    parts += ["<h2>Search</h2>", _scatter(run)]
+    if summary["finalists"]:
+        parts += ["<h2>Finalists: predicted and measured</h2>", _finalists(summary["finalists"])]
+    if best is not None and isinstance(best.get("choices"), dict):
+        rows = [(escape(str(name)), escape(str(label))) for name, label in best["choices"].items()]
+        parts += ["<h2>Architecture</h2>", _table(("decision", "choice"), rows)]
+    facts = [*settings.items(), ("created", summary["created_at"]), *summary["versions"].items()]
+    rows = [(escape(str(name)), f"<code>{escape(str(value))}</code>") for name, value in facts]
+    parts += ["<h2>Settings</h2>", _table(("setting", "value"), rows)]
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(str(title))}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _finalists(finalists: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for finalist in finalists:
+        verdict = '<span class="fit">fits</span>' if finalist.get("fits") else '<span class="miss">misses</span>'
+        first = True
+        for text, cost in _costs(finalist) or [("", {})]:
+            interval = cost.get("interval")
+            rows.append(
+                (
+                    f"<code>{escape(str(finalist['architecture']))}</code>" if first else "",
+                    _number(finalist.get("accuracy")) if first else "",
+                    escape(text),
+                    _number(cost.get("predicted")),
+                    f"{_number(interval[0])} to {_number(interval[1])}" if interval else "–",
+                    _number(cost.get("measured")),
+                    escape(str(cost.get("method") or "–")),
+                    verdict if first else "",
+                )
+            )
+            first = False
+    head = ("architecture", "accuracy", "constraint", "predicted", "interval", "measured", "method", "")
+    return _table(head, rows, frozenset({1, 3, 4, 5}))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers that divide an interval into four to nine parts."""
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
+    return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _scatter(run: Run) -> str:
+    """Score against the first cost of every trial, measured finalists on top, as inline SVG."""
+    trials, finalists = run.trials(), run.finalists()
+    axis = next((name for trial in trials for name in trial.costs), None)
+    if axis is None:
+        return f"<p>{len(trials)} architectures evaluated; none of them carries a cost to draw.</p>"
+    points = [(t.costs[axis], t.score) for t in trials if axis in t.costs]
+    points = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    measured: list[tuple[float, float]] = []
+    bounds: list[float] = []
+    for finalist in finalists:
+        for text, cost in _costs(finalist):
+            bound, value, score = cost.get("bound"), cost.get("measured"), finalist.get("score")
+            if text.split()[0] == axis and isinstance(bound, int | float):
+                bounds.append(float(bound))
+                if isinstance(value, int | float) and isinstance(score, int | float):
+                    measured.append((float(value), float(score)))
+    if not points:
+        return f"<p>{len(trials)} architectures evaluated; none of them has a finite score to draw.</p>"
+    x0, x1 = _range([x for x, _ in [*points, *measured]] + bounds[:1])
+    y0, y1 = _range([y for _, y in [*points, *measured]])
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return 70 + (x - x0) / (x1 - x0) * 700, 20 + (y1 - y) / (y1 - y0) * 320
+
+    marks = []
+    for tick in _ticks(x0, x1):
+        x, _ = place(tick, y0)
+        marks.append(f'<path d="M{x:.1f} 20V340" stroke="#e6eaef"/>')
+        marks.append(f'<text x="{x:.1f}" y="358" text-anchor="middle">{_number(tick)}</text>')
+    for tick in _ticks(y0, y1):
+        _, y = place(x0, tick)
+        marks.append(f'<path d="M70 {y:.1f}H770" stroke="#e6eaef"/>')
+        marks.append(f'<text x="62" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    for bound in bounds[:1]:
+        x, _ = place(bound, y0)
+        marks.append(f'<path d="M{x:.1f} 20V340" stroke="#b3261e" stroke-dasharray="5 4"/>')
+        marks.append(f'<text x="{x - 5:.1f}" y="32" text-anchor="end">budget</text>')
+    for value in points:
+        x, y = place(*value)
+        marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#3567b8" fill-opacity=".45"/>')
+    for value in measured:
+        x, y = place(*value)
+        marks.append(
+            f'<path d="M{x - 6:.1f} {y:.1f}h12M{x:.1f} {y - 6:.1f}v12" stroke="#d06a00" stroke-width="2.5">'
+            f"<title>measured {_number(value[0])}, score {_number(value[1])}</title></path>"
+        )
+    caption = f"{escape(axis)}: {len(points)} candidates as predicted (dots)"
+    caption += f", {len(measured)} finalists as measured (crosses)" if measured else ""
+    return (
+        f'<svg viewBox="0 0 800 400" role="img" aria-label="score against cost">{"".join(marks)}'
+        f'<text x="420" y="388" text-anchor="middle">{caption}</text>'
+        '<text x="16" y="180" text-anchor="middle" transform="rotate(-90 16 180)">score</text></svg>'
+    )

@@ -1,0 +1,213 @@
+"""What every search strategy does: ask for architectures, be told how good they are.
+
+::
+
+    strategy = get_strategy("evolution")(space, sampler, seed=0)
+    while budget_left:
+        architectures = strategy.ask(8)             # at most 8; [] once the space is exhausted
+        if not architectures:
+            break
+        strategy.tell(evaluator.evaluate(architectures))
+    strategy.best
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hwnas.evaluators.base import Evaluation
+from hwnas.sampler import FeasibleSampler
+from hwnas.spaces.errors import ConfigError
+from hwnas.spaces.space import Architecture, SearchSpace
+
+__all__ = ["Strategy"]
+
+#: Fruitless batches after which a feasible set of unknown size counts as exhausted.
+PATIENCE = 64
+
+
+class Strategy(ABC):
+    """Base of every strategy.
+
+    A strategy only ever proposes feasible architectures. Several asks may be outstanding at once,
+    and evaluations may be told in any order. Evaluations of architectures that were never asked for
+    (a warm start) are welcome too. All state is in `state_dict`, JSON-able: a strategy restored from
+    it asks for the same architectures as the one it was saved from.
+
+    A concrete strategy is a class with keyword parameters after `seed`, and the four methods
+    `_propose`, `_observe`, `_state`, `_restore`; `hwnas.strategies.testing.check_strategy` tests it.
+
+    Parameters
+    ----------
+    space
+        The search space.
+    sampler
+        Draws feasible architectures; None: everything is feasible.
+    seed
+        Where all randomness comes from.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str] = ""
+    #: Whether an architecture may be asked for again after it was asked for once.
+    repeats: ClassVar[bool] = False
+
+    def __init__(self, space: SearchSpace, sampler: FeasibleSampler | None = None, *, seed: int = 0) -> None:
+        self.space = space
+        self.sampler = FeasibleSampler(space) if sampler is None else sampler
+        self.seed = seed
+        self.rng = np.random.default_rng(seed)
+        self._pending: list[Architecture] = []
+        self._visited: dict[Architecture, None] = {}
+        self._best: Evaluation | None = None
+        self._exhausted = False
+
+    # ------------------------------------------------------------------ the interface
+
+    def ask(self, count: int = 1) -> list[Architecture]:
+        """Propose architectures to evaluate.
+
+        Returns
+        -------
+        list
+            At most `count`, and fewer where the strategy needs evaluations before it goes on (the
+            end of a generation) or where nothing is left: an empty list means `exhausted`.
+        """
+        if count < 1:
+            raise ConfigError(f"a strategy is asked for at least one architecture, not {count}")
+        found = self._propose(count)
+        self._pending += found
+        if not found:
+            self._exhausted = True
+        return found
+
+    def tell(self, evaluations: Iterable[Evaluation]) -> None:
+        """Report evaluations, in any order; failed ones (score NaN) too."""
+        for evaluation in evaluations:
+            architecture = self.space.validate(evaluation.architecture)
+            asked = architecture in self._pending
+            if asked:
+                self._pending.remove(architecture)
+            self._visited[architecture] = None
+            feasible = bool(self.sampler.contains([architecture])[0]) and evaluation.info.get("feasible", True)
+            usable = feasible and not evaluation.failed
+            if usable and (self._best is None or evaluation.score > self._best.score):
+                self._best = evaluation
+            self._observe(evaluation, asked, usable)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The feasible evaluation with the highest score so far, the first of equals; None before there is one."""
+        return self._best
+
+    @property
+    def pending(self) -> list[Architecture]:
+        """Asked for and not told yet; after a restart these are evaluated first."""
+        return list(self._pending)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `ask` found nothing left to propose."""
+        return self._exhausted
+
+    @property
+    def planned(self) -> int:
+        """How many evaluations the method's authors gave it; it never stops by itself."""
+        return 1000
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        """The strategy's own parameters with their values."""
+        names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if name not in ("space", "sampler", "seed")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that future asks depend on, JSON-able."""
+        return {
+            "strategy": self.name,
+            "decisions": self.space.radices.tolist(),
+            "hyper": self.hyper,
+            "seed": self.seed,
+            "rng": self.rng.bit_generator.state,
+            "pending": [list(a) for a in self._pending],
+            "visited": [list(a) for a in self._visited],
+            "best": None if self._best is None else self._best.to_json(),
+            "exhausted": self._exhausted,
+            "own": self._state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises
+        ------
+        ConfigError
+            If it belongs to another strategy, space or setting, or is damaged.
+        """
+        mine = {"strategy": self.name, "decisions": self.space.radices.tolist(), "hyper": self.hyper}
+        for key, value in mine.items():
+            if not isinstance(state, dict) or state.get(key) != value:
+                theirs = state.get(key) if isinstance(state, dict) else state
+                raise ConfigError(f"the saved search has {key} {theirs}, and this {self.name} search has {value}")
+        try:
+            self.seed = int(state["seed"])
+            self.rng.bit_generator.state = state["rng"]
+            self._pending = [self.space.validate(a) for a in state["pending"]]
+            self._visited = {self.space.validate(a): None for a in state["visited"]}
+            self._best = None if state["best"] is None else Evaluation.from_json(state["best"])
+            self._exhausted = bool(state["exhausted"])
+            self._restore(state["own"])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ConfigError(f"the saved state of this {self.name} search is damaged ({error!r})") from error
+
+    # ------------------------------------------------------------------ for concrete strategies
+
+    @abstractmethod
+    def _propose(self, count: int) -> list[Architecture]:
+        """At most `count` feasible architectures; none only if nothing is left."""
+
+    @abstractmethod
+    def _observe(self, evaluation: Evaluation, asked: bool, usable: bool) -> None:
+        """Learn from one evaluation: whether it was asked for, and whether it is feasible and has a score."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """The strategy's own state, JSON-able."""
+
+    @abstractmethod
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take over what `_state` returned."""
+
+    def _draw(self, allowed: Sequence[np.ndarray] | None = None) -> Architecture:
+        """One uniform feasible architecture of the space or of a box in it."""
+        return tuple(self.sampler.sample(1, self.rng, allowed)[0].tolist())
+
+    def _fresh(self, count: int) -> list[Architecture]:
+        """Uniform feasible architectures never seen before, marked as seen; fewer where none is left."""
+        found: list[Architecture] = []
+        feasible = self.sampler.exact_count
+        fruitless = 0
+        while len(found) < count and fruitless < PATIENCE:
+            batch = count - len(found) if not fruitless else 256
+            fruitless += 1
+            for row in self.sampler.sample(batch, self.rng).tolist():
+                architecture = tuple(row)
+                if architecture not in self._visited and len(found) < count:
+                    self._visited[architecture] = None
+                    found.append(architecture)
+                    fruitless = 0
+            if fruitless and feasible is not None:
+                fruitless = 1 if self._left(feasible) else PATIENCE
+        return found
+
+    def _left(self, feasible: int) -> bool:
+        """Whether some of the `feasible` architectures were never seen."""
+        if len(self._visited) < feasible:
+            return True
+        return int(self.sampler.contains(list(self._visited)).sum()) < feasible

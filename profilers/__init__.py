@@ -1,0 +1,131 @@
+"""Profilers: how the latency of an ONNX model on a device becomes a number, by one protocol for all devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from hwnas.profilers.protocol import Protocol
+from hwnas.spaces.errors import ConfigError, HwnasError
+from hwnas.spaces.registry import Registry
+
+if TYPE_CHECKING:
+    from hwnas.profilers.base import Measurement, Profiler, RuntimeProfiler
+    from hwnas.profilers.campaign import Summary, missing_rows, profile_space
+
+__all__ = [
+    "Measurement",
+    "Profiler",
+    "ProfilerInfo",
+    "Protocol",
+    "RuntimeProfiler",
+    "Summary",
+    "get_profiler",
+    "list_profilers",
+    "missing_rows",
+    "profile_space",
+    "profilers",
+]
+
+profilers = Registry(
+    "device",
+    "hwnas.profilers",
+    {
+        "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
+        "recorded": "hwnas.profilers.recorded:Recorded",
+    },
+)
+
+_LAZY = {
+    "Measurement": "hwnas.profilers.base",
+    "Profiler": "hwnas.profilers.base",
+    "RuntimeProfiler": "hwnas.profilers.base",
+    "Summary": "hwnas.profilers.campaign",
+    "missing_rows": "hwnas.profilers.campaign",
+    "profile_space": "hwnas.profilers.campaign",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the larger parts when they are first used, so that listing devices stays quick."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+@dataclass(frozen=True)
+class ProfilerInfo:
+    """One registered profiler and whether it can be used here.
+
+    Attributes
+    ----------
+    name
+        Registered name.
+    device_class
+        ``cpu``, ``gpu``, ...; empty if the plug-in cannot be loaded.
+    method
+        How its numbers come to be; empty if the plug-in cannot be loaded.
+    available
+        Whether `get_profiler` will give one.
+    state
+        One sentence: what it measures, or what is missing.
+    """
+
+    name: str
+    device_class: str
+    method: str
+    available: bool
+    state: str
+
+
+def get_profiler(key: str, **options: Any) -> Profiler:
+    """Make the profiler of a device key, such as ``cpu-onnxruntime.int8.t2`` or ``recorded.cpu-onnxruntime``.
+
+    Parameters
+    ----------
+    key
+        Registered name, then qualifiers separated by dots.
+    options
+        Passed to the profiler's constructor.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such profiler or qualifier.
+    DeviceUnavailable
+        If something it needs is not here; the message says what to install or plug in.
+    """
+    from hwnas.spaces.errors import DeviceUnavailable
+
+    name, _, rest = key.strip().partition(".")
+    qualifiers = rest.split(".") if rest else []
+    if not name or "" in qualifiers or key.strip().endswith("."):
+        raise ConfigError(f"{key!r} is not a device; write a name such as cpu-onnxruntime or cpu-onnxruntime.int8")
+    cls: type[Profiler] = profilers.get(name)
+    for option in options:
+        if option not in signature(cls).parameters:
+            raise ConfigError(f"{name} has no option {option!r}; it takes {', '.join(signature(cls).parameters)}")
+    if reason := cls.unavailable():
+        raise DeviceUnavailable(f"{name} is not available here: {reason}")
+    return cls.from_qualifiers(qualifiers, **options)
+
+
+def list_profilers() -> list[ProfilerInfo]:
+    """Every registered profiler with its state; a plug-in that cannot be loaded is listed with the reason."""
+    found = []
+    for name in profilers.names():
+        try:
+            cls: type[Profiler] = profilers.get(name)
+            reason = cls.unavailable()
+        except HwnasError as error:
+            found.append(ProfilerInfo(name, "", "", False, str(error)))
+        except Exception as error:  # whatever a plug-in raises must not hide the other devices
+            state = f"the plug-in cannot be loaded ({type(error).__name__}: {error}); reinstall or remove it"
+            found.append(ProfilerInfo(name, "", "", False, state))
+        else:
+            state = cls.summary if reason is None else reason
+            found.append(ProfilerInfo(name, cls.device_class, cls.method, reason is None, state))
+    return found
