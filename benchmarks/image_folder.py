@@ -1,10 +1,10 @@
 """How fast do images come out of a folder of JPEG files?
 
 Claim: worker processes decode while the main one trains, as many images a second as there are cores
-for, and memory holds a few batches however large the folder is. The baseline, measured in the same run and interleaved with ours, is the
-plain way: this process opens each file with Pillow, decodes it whole, crops, resizes. Against it,
-hwnas reads the same files in this process (draft decoding) and through 1 and 2 worker processes, once
-cropped at the centre and once at random, as for training.
+for, and memory holds a few batches however large the folder is. The baseline, measured in the same
+run and interleaved with ours, is the plain way: this process opens each file with Pillow, decodes it
+whole, crops, resizes. Against it, hwnas reads the same files in this process (draft decoding) and
+through 1 and 2 worker processes, once cropped at the centre and once at random, as for training.
 
 The folder is made of CIFAR-10's JPEG files from the published tables (HWNAS_DATA, by default
 ../shared/data), enlarged and joined four by four so that the files have the size of photographs;
@@ -134,12 +134,12 @@ def main() -> None:
 
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     fresh = not arguments.results.exists()
-    columns = ("measured_at", "machine", "cores", "images", "side", "resolution", "passes", "peak_mib")
-    columns += ("case", "median_images_per_s", "low", "high", "against_plain")
+    setting = ("measured_at", "machine", "cores", "images", "side", "resolution", "passes", "peak_mib")
+    result = ("case", "median_images_per_s", "low", "high", "against_plain")
     with open(arguments.results, "a", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         if fresh:
-            writer.writerow(columns)
+            writer.writerow((*setting, *result))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         settings = [len(split), arguments.side, arguments.resolution, arguments.passes, round(peak)]
         writer.writerows([now, platform.machine(), os.cpu_count(), *settings, *row] for row in rows)

@@ -125,7 +125,7 @@ def _finalist(
     files, accuracies = _train_and_export(run, plan, candidate, teacher, progress, number, profilers)
     costs = _costs(plan, candidate.architecture, profilers, files[-1].read_bytes())
     fits = all(cost["fits"] for cost in costs.values())
-    annotate(files[-1], _notes(plan, candidate.architecture, costs, profilers))
+    annotate(files[-1], _notes(plan, costs, profilers))
     entry |= {"costs": costs, "accuracy": accuracies["onnx_accuracy"], **accuracies, "fits": fits}
     entry["stage"] = "exported and measured"
     return entry, files[-1].read_bytes()
@@ -252,9 +252,7 @@ def _will_miss(plan: Plan, candidate: Evaluation, tried: Iterable[Mapping[str, A
     return False
 
 
-def _notes(
-    plan: Plan, architecture: Architecture, costs: Mapping[str, Mapping[str, Any]], profilers: Mapping[str, Profiler]
-) -> dict[str, Any]:
+def _notes(plan: Plan, costs: Mapping[str, Mapping[str, Any]], profilers: Mapping[str, Profiler]) -> dict[str, Any]:
     """What the exported file says about its latency and its budget."""
     notes: dict[str, Any] = {"constraints": list(costs), "costs": dict(costs)}
     for constraint in plan.limits.constraints:
@@ -263,7 +261,9 @@ def _notes(
             continue
         notes |= {
             "device": constraint.device,
-            "hardware": profilers[constraint.device].device_record().name if constraint.device in profilers else None,
+            "hardware": next(
+                (p.device_record().name for key, p in profilers.items() if key == constraint.device), None
+            ),
             "predicted_ms": cost["predicted"],
             "predicted_interval_ms": cost["interval"],
             "measured_ms": cost["measured"],

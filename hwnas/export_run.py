@@ -99,25 +99,24 @@ def export_run(
     )
     tag = "".join(map(str, best["architecture"]))
     source = opened.path / "finalists" / f"{tag}.onnx"
-    report = progress or (lambda done, total, text: None)
     if precision == "float32":
         target = Path(output) if output is not None else opened.path / "best.float32.onnx"
-        report(0, 2, "testing")
+        _report(progress, 0, "testing")
         accuracy = float32 = verify(source, data).onnx_accuracy
         atomic_write(target, source.read_bytes())
     else:
         target = Path(output) if output is not None else opened.path / "best.int8.onnx"
-        report(0, 2, "quantising and testing")
+        _report(progress, 0, "quantising and testing")
         quantised = quantize_onnx(source, target, data=data, seed=settings.seed)
         accuracy, float32 = quantised.int8_accuracy, quantised.float_accuracy
     measured: dict[str, Any] = {}
     if measure:
-        report(1, 2, "measuring")
+        _report(progress, 1, "measuring")
         measured = _measure(target, settings, precision)
         for device, result in measured.items():
             notes = {"device": device, "measured_ms": result.median_ms, "method": result.method}
             annotate(target, {**notes, "measured_interval_ms": [result.low_ms, result.high_ms]})
-    report(2, 2, "done")
+    _report(progress, 2, "done")
     return ExportResult(
         onnx=str(target),
         precision=precision,
@@ -147,3 +146,8 @@ def _measure(target: Path, settings: Any, precision: str) -> dict[str, Any]:
         device = ".".join([name, *([precision] if precision != cls.precisions[0] else []), *kept])
         found[device] = get_profiler(device).measure(target.read_bytes(), Protocol().for_networks())
     return found
+
+
+def _report(progress: Progress | None, done: float, text: str) -> None:
+    if progress is not None:
+        progress(done, 2, text)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from hwnas.constraints import METRICS, format_value
 from hwnas.run import Run
 from hwnas.spaces.files import atomic_write
 
-__all__ = ["Report", "make_report"]
+__all__ = ["Report", "describe_cost", "make_report"]
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c2430}
@@ -87,16 +89,41 @@ def _number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if isinstance(value, int | float) and math.isfinite(value) else "–"
 
 
-def _cost(cost: dict[str, Any]) -> str:
-    """One cost as words, such as ``predicted 0.42 (0.40 to 0.44), measured 0.43``."""
+def _value(text: str, value: Any) -> str:
+    """A value with the unit of the constraint `text`."""
+    metric = re.split(r"[@\s]", text, maxsplit=1)[0]
+    if metric in METRICS and isinstance(value, int | float):
+        return format_value(metric, value)
+    return _number(value)
+
+
+def describe_cost(text: str, cost: Mapping[str, Any]) -> str:
+    """One cost of a result as words, such as ``predicted 0.42 ms (0.40 ms to 0.44 ms), measured 0.43 ms``.
+
+    Parameters
+    ----------
+    text
+        The constraint, which says the unit.
+    cost
+        ``predicted``, ``interval``, ``measured`` and ``method``, as in `hwnas.search.SearchResult.costs`.
+    """
+    if cost.get("method") == "counted":
+        return f"counted {_value(text, cost.get('measured'))}"
     parts = []
     if cost.get("predicted") is not None:
-        interval = cost.get("interval")
-        span = f" ({_number(interval[0])} to {_number(interval[1])})" if interval else ""
-        parts.append(f"predicted {_number(cost['predicted'])}{span}")
+        parts.append(f"predicted {_value(text, cost['predicted'])}{_span(text, cost)}")
     if cost.get("measured") is not None:
-        parts.append(f"{cost.get('method') or 'measured'} {_number(cost['measured'])}")
+        parts.append(f"{cost.get('method') or 'measured'} {_value(text, cost['measured'])}")
+    elif cost.get("method"):
+        parts.append(f"not measured: {cost['method']}")
     return ", ".join(parts) or "not priced"
+
+
+def _span(text: str, cost: Mapping[str, Any]) -> str:
+    interval = cost.get("interval")
+    if not isinstance(interval, list | tuple) or None in interval:
+        return ""
+    return f" ({_value(text, interval[0])} to {_value(text, interval[1])})"
 
 
 def _text(summary: dict[str, Any]) -> str:
@@ -111,13 +138,13 @@ def _text(summary: dict[str, Any]) -> str:
     for finalist in summary["finalists"]:
         verdict = "fits" if finalist.get("fits") else "misses its budget"
         lines.append(f"finalist {finalist['architecture']}: accuracy {_number(finalist.get('accuracy'))}, {verdict}")
-        lines += [f"  {text}: {_cost(cost)}" for text, cost in _costs(finalist)]
+        lines += [f"  {text}: {describe_cost(text, cost)}" for text, cost in _costs(finalist)]
     best = summary["best"]
     if best is None:
         lines.append(f"state   not finished; `hwnas search --resume {summary['run']}` goes on with it")
     else:
         lines.append(f"answer  accuracy {_number(best.get('accuracy'))}, architecture {best.get('architecture')}")
-        lines += [f"  {text}: {_cost(cost)}" for text, cost in _costs(best)]
+        lines += [f"  {text}: {describe_cost(text, cost)}" for text, cost in _costs(best)]
         if summary["onnx"] is not None:
             lines.append(f"onnx    {summary['onnx']}")
     return "\n".join(lines)
@@ -149,7 +176,7 @@ def _html(run: Run, summary: dict[str, Any]) -> str:
         command = f"hwnas search --resume {summary['run']}"
         parts.append(f"<p>Not finished: <code>{escape(command)}</code> goes on with it.</p>")
     else:
-        costs = "; ".join(f"{escape(text)}: {escape(_cost(cost))}" for text, cost in _costs(best))
+        costs = "; ".join(f"{escape(text)}: {escape(describe_cost(text, cost))}" for text, cost in _costs(best))
         parts.append(f"<p>Accuracy <b>{_number(best.get('accuracy'))}</b>. {costs}.</p>")
     parts += ["<h2>Search</h2>", _scatter(run)]
     if summary["finalists"]:
@@ -172,15 +199,14 @@ def _finalists(finalists: Sequence[dict[str, Any]]) -> str:
         verdict = '<span class="fit">fits</span>' if finalist.get("fits") else '<span class="miss">misses</span>'
         first = True
         for text, cost in _costs(finalist) or [("", {})]:
-            interval = cost.get("interval")
             rows.append(
                 (
                     f"<code>{escape(str(finalist['architecture']))}</code>" if first else "",
                     _number(finalist.get("accuracy")) if first else "",
                     escape(text),
-                    _number(cost.get("predicted")),
-                    f"{_number(interval[0])} to {_number(interval[1])}" if interval else "–",
-                    _number(cost.get("measured")),
+                    _value(text, cost.get("predicted")),
+                    _span(text, cost).strip(" ()") or "–",
+                    _value(text, cost.get("measured")),
                     escape(str(cost.get("method") or "–")),
                     verdict if first else "",
                 )
@@ -217,7 +243,7 @@ def _scatter(run: Run) -> str:
     for finalist in finalists:
         for text, cost in _costs(finalist):
             bound, value, score = cost.get("bound"), cost.get("measured"), finalist.get("score")
-            if text.split()[0] == axis and isinstance(bound, int | float):
+            if text.partition(" ")[0] == axis and isinstance(bound, int | float):
                 bounds.append(float(bound))
                 if isinstance(value, int | float) and isinstance(score, int | float):
                     measured.append((float(value), float(score)))
@@ -251,7 +277,9 @@ def _scatter(run: Run) -> str:
             f'<path d="M{x - 6:.1f} {y:.1f}h12M{x:.1f} {y - 6:.1f}v12" stroke="#d06a00" stroke-width="2.5">'
             f"<title>measured {_number(value[0])}, score {_number(value[1])}</title></path>"
         )
-    caption = f"{escape(axis)}: {len(points)} candidates as predicted (dots)"
+    metric = axis.partition("@")[0]
+    unit = next(iter(METRICS[metric].units)) if metric in METRICS else ""
+    caption = f"{escape(axis)}{' in ' if unit else ''}{unit}: {len(points)} candidates as predicted (dots)"
     caption += f", {len(measured)} finalists as measured (crosses)" if measured else ""
     return (
         f'<svg viewBox="0 0 800 400" role="img" aria-label="score against cost">{"".join(marks)}'

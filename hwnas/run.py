@@ -283,12 +283,10 @@ class Run:
         """The content of ``best.json``; ``None`` while the run has not ended."""
         return self._read_json("best.json")
 
-    def save_best_onnx(self, model: bytes) -> None:
-        """Write ``best.onnx``; comes before `save_best`."""
-        atomic_write(self.onnx, model)
-
-    def save_best(self, best: Mapping[str, Any]) -> None:
-        """Write ``best.json``, whose presence means that the run is complete."""
+    def save_best(self, best: Mapping[str, Any], model: bytes | None = None) -> None:
+        """Write ``best.onnx`` (if given) and then ``best.json``, whose presence means that the run is complete."""
+        if model is not None:
+            atomic_write(self.onnx, model)
         atomic_write(self.path / "best.json", json.dumps(for_json(best), indent=2) + "\n")
 
     @property

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hwnas.strategies.base import Strategy
     from hwnas.training import Teacher
 
-__all__ = ["SearchResult", "SearchSettings", "resume", "search"]
+__all__ = ["Plan", "SearchResult", "SearchSettings", "resume", "search"]
 
 Progress = Callable[[float, float, str], None]
 EVALUATORS = ("one-shot", "scratch")
@@ -249,8 +249,9 @@ class Plan:
             common["batch_size"] = settings.batch_size
         if settings.lr is not None:
             common["lr"] = settings.lr
-        self.config = TrainConfig(**common, **({} if settings.epochs is None else {"epochs": settings.epochs}))
-        shared = {} if settings.supernet_epochs is None else {"epochs": settings.supernet_epochs}
+        own: dict[str, Any] = {} if settings.epochs is None else {"epochs": settings.epochs}
+        self.config = TrainConfig(**common, **own)
+        shared: dict[str, Any] = {} if settings.supernet_epochs is None else {"epochs": settings.supernet_epochs}
         self.supernet_config = TrainConfig.supernet(**common, **shared)
         self.data: Dataset = load_data(settings.data, root=settings.data_root, limit=settings.limit, seed=settings.seed)
         self.space: SearchSpace = get_space(

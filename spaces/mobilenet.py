@@ -9,7 +9,7 @@ from hwnas.spaces.kernels import Add, Conv, DepthwiseConv, GlobalPool, Linear
 from hwnas.spaces.scaling import check_parameters, keep_strides, round_channels, scale_depth
 from hwnas.spaces.space import Architecture, Decision, SearchSpace
 
-__all__ = ["MobileNet"]
+__all__ = ["MobileNet", "mbconv"]
 
 STAGES = ((24, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1))  # channels, blocks, stride
 OPERATORS = tuple((k, e) for e in (3, 6) for k in (3, 5, 7))

@@ -16,7 +16,7 @@ from hwnas.spaces.graph import Graph
 from hwnas.spaces.module import run_graph
 from hwnas.spaces.space import Architecture, SearchSpace
 
-__all__ = ["Supernet"]
+__all__ = ["Supernet", "covering_graphs"]
 
 
 class Supernet(nn.Module):
