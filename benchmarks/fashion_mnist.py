@@ -81,16 +81,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--device", default="cpu-onnxruntime")
     parser.add_argument("--resolution", type=int, default=16)
-    parser.add_argument("--width", type=float, default=0.35)
+    parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--depth", type=float, default=0.5)
-    parser.add_argument("--limit", type=int, default=6000, help="training images")
+    parser.add_argument("--limit", type=int, default=4000, help="training images")
     parser.add_argument("--supernet-epochs", type=int, default=30)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--evaluations", type=int, default=400)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--evaluations", type=int, default=300)
     parser.add_argument("--random", type=int, default=5, help="random networks at each budget")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each winner")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the supernet's training")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -124,7 +125,7 @@ def main() -> None:
                 limit=arguments.limit,
                 batch_size=64,
                 lr=0.1,
-                threads=2,
+                threads=arguments.threads,
             )
             with Run.create(folder, asdict(settings)) as run:
                 if supernet is not None:  # its training does not depend on the budget

@@ -1,8 +1,8 @@
 """Claim: a table of blocks, corrected on whole networks, predicts whole networks that the fit never saw.
 
 For each space, one profiling run measures every block alone and inside whole networks, and random
-whole networks end to end. Half of these fit the correction, the other half judges it; the second
-half is then measured once more, which is the floor: how well the machine predicts itself. Results
+whole networks end to end. The first of these fit the correction, the others judge it; some of the
+judges are then measured once more, which is the floor: how well the machine predicts itself. Results
 are appended to ``benchmarks/results/latency_pricing.csv``.
 
     python benchmarks/latency_pricing.py --spaces mobilenet shufflenet nasbench201 --networks 120
@@ -45,7 +45,9 @@ def scores(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     }
 
 
-def evaluate(name: str, device: str, root: Path, networks: int, cover: int) -> list[dict[str, object]]:
+def evaluate(
+    name: str, device: str, root: Path, networks: int, fitted: int, floor: int, cover: int
+) -> list[dict[str, object]]:
     """Profile one space and judge every way of pricing it."""
     space = get_space(name)
     profiler = get_profiler(device)
@@ -59,17 +61,18 @@ def evaluate(name: str, device: str, root: Path, networks: int, cover: int) -> l
         seconds[context] = time.monotonic() - begun
     profile_space(space, profiler, table, contexts=("isolated",), networks=networks, protocol=protocol)
     rows = [row for row in table.networks if row.space == space.spec]
-    fit, judge = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    fit, judge = rows[:fitted], rows[fitted:]
     architectures = np.array([row.architecture for row in judge])
     measured = np.array([row.median_ms for row in judge])
 
-    sources = {row.architecture: partial(network_model, space, row.architecture) for row in judge}
+    sources = {row.architecture: partial(network_model, space, row.architecture) for row in judge[:floor]}
     second = dict(profiler.measure_many(sources, protocol.for_networks()))
-    repeated = np.array([second[row.architecture].median_ms for row in judge])
+    repeated = np.array([second[row.architecture].median_ms for row in judge[:floor]])
 
     found: list[dict[str, object]] = []
 
     def add(what: str, predicted: np.ndarray, took: float, coverage: float | None = None) -> None:
+        truth = measured[: len(predicted)]
         found.append(
             {
                 "date": datetime.date.today().isoformat(),
@@ -78,9 +81,9 @@ def evaluate(name: str, device: str, root: Path, networks: int, cover: int) -> l
                 "space": space.spec,
                 "pricing": what,
                 "fitted_on": len(fit),
-                "judged_on": len(judge),
+                "judged_on": len(truth),
                 "block_seconds": round(took, 1),
-                **{key: round(value, 3) for key, value in scores(predicted, measured).items()},
+                **{key: round(value, 3) for key, value in scores(predicted, truth).items()},
                 "interval_coverage_percent": "" if coverage is None else round(100 * coverage, 1),
             }
         )
@@ -107,13 +110,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spaces", nargs="+", default=["mobilenet", "shufflenet", "nasbench201"])
     parser.add_argument("--device", default="cpu-onnxruntime")
-    parser.add_argument("--networks", type=int, default=120, help="whole networks: half to fit on, half to judge by")
+    parser.add_argument("--networks", type=int, default=120, help="whole networks in all")
+    parser.add_argument("--fit", type=int, default=60, help="of these, how many fit the correction")
+    parser.add_argument("--floor", type=int, default=60, help="how many of the others are measured once more")
     parser.add_argument("--cover", type=int, default=5, help="whole networks that show each block, for network rows")
     parser.add_argument("--tables", type=Path, required=True, help="folder of the table that is made")
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
     for space in arguments.spaces:
-        rows += evaluate(space, arguments.device, arguments.tables, arguments.networks, arguments.cover)
+        rows += evaluate(
+            space,
+            arguments.device,
+            arguments.tables,
+            arguments.networks,
+            arguments.fit,
+            arguments.floor,
+            arguments.cover,
+        )
     file = RESULTS / "latency_pricing.csv"
     fresh = not file.exists()
     with open(file, "a", newline="") as stream:

@@ -6,7 +6,7 @@ measured, whose accuracy was tested, and which fits the budget::
     import hwnas
 
     hwnas.profile("cpu-onnxruntime", "mobilenet", data="digits", quick=True)
-    result = hwnas.search("mobilenet", "digits", ["latency@cpu-onnxruntime <= 0.2ms"])
+    result = hwnas.search("mobilenet", "digits", ["latency@cpu-onnxruntime <= 1ms"])
     print(result.onnx, result.accuracy, result.costs)
 
 Importing this package imports nothing heavy: every name below is loaded when it is first used.

@@ -8,6 +8,7 @@
         finalists.jsonl     one measured finalist a line, append-only
         state.json          what the strategy needs to go on
         checkpoints/        safetensors
+        finalists/          the exported file of each finalist that was trained
         best.json           the answer: architecture, accuracy, costs
         best.onnx           the file to deploy
         report.html

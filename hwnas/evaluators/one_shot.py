@@ -9,6 +9,7 @@ import numpy as np
 
 from hwnas.data.base import subset_indices
 from hwnas.evaluators.base import Evaluation, Evaluator
+from hwnas.spaces.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ MOST_CACHED_BYTES = 512_000_000
 
 
 class OneShotEvaluator(Evaluator):
-    """Validation accuracy along a path of a supernet, after its BatchNorm is recalibrated (SPOS, section 3.4).
+    """Validation score along a path of a supernet, after its BatchNorm is recalibrated (SPOS, section 3.4).
 
     The supernet is left exactly as it was. What was evaluated is remembered.
 
@@ -35,28 +36,38 @@ class OneShotEvaluator(Evaluator):
     data
         Calibrates on training images and scores on validation images, never on test images.
     batches, batch_size
-        Of the recalibration. SPOS takes 200 of 128; 16 rank digits and Fashion-MNIST alike, 12 times as fast.
+        Of the recalibration; SPOS takes 200 of 128 on ImageNet. On digits, 1, 2 or 4 batches rank paths as all
+        training images do (Spearman 0.94 to 0.96, the noise of 360 validation images), and cost a third to two
+        thirds as much.
     limit
         Score on so many validation images at most, classes in proportion (SPOS: 8,000).
+    metric
+        ``accuracy``, as SPOS has it, or ``loss``: the score is then minus the cross-entropy, in nats, which
+        repeats better where validation images are few.
     seed
         Of both draws, which are made once.
     """
 
     name: ClassVar[str] = "one-shot"
-    fidelity = "validation accuracy with the weights of a supernet, not trained alone"
+    fidelity: str
 
     def __init__(
         self,
         supernet: Supernet,
         data: Dataset,
         *,
-        batches: int = 16,
+        batches: int = 4,
         batch_size: int = 128,
         limit: int | None = 8_000,
+        metric: str = "accuracy",
         seed: int = 0,
     ) -> None:
         from hwnas.training.supernet import Calibration
 
+        if metric not in ("accuracy", "loss"):
+            raise ConfigError(f"there is no one-shot metric called {metric!r}; choose accuracy or loss")
+        self.metric = metric
+        self.fidelity = f"validation {metric} with the weights of a supernet, not trained alone"
         self.supernet, self.data, self.space = supernet, data, supernet.space
         self._device = next(supernet.parameters()).device
         self._calibration = Calibration(data, batches=batches, batch_size=batch_size, seed=seed, device=self._device)
@@ -67,7 +78,7 @@ class OneShotEvaluator(Evaluator):
         self._known: dict[Architecture, Evaluation] = {}
 
     def evaluate(self, architectures: Iterable[Sequence[int]]) -> list[Evaluation]:
-        """Score architectures; `Evaluation.score` is the validation accuracy, 0–1, and `info` has the loss."""
+        """Score architectures; `info` has the accuracy, 0–1, the loss in nats, and the number of images."""
         return [self._evaluate(tuple(int(choice) for choice in architecture)) for architecture in architectures]
 
     def _evaluate(self, architecture: Architecture) -> Evaluation:
@@ -77,8 +88,9 @@ class OneShotEvaluator(Evaluator):
         if architecture not in self._known:
             with recalibrated(self.supernet, architecture, self._calibration):
                 score = score_batches(lambda images: self.supernet(images, architecture), self._validation())
-            info = {"loss": score.loss, "images": score.images}
-            self._known[architecture] = Evaluation(architecture, score.accuracy, {}, info)
+            info = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
+            value = score.accuracy if self.metric == "accuracy" else -score.loss
+            self._known[architecture] = Evaluation(architecture, value, {}, info)
         return self._known[architecture]
 
     def _validation(self) -> Iterable[tuple[Tensor, Tensor]]:

@@ -36,8 +36,7 @@ def test_a_run_comes_back_as_it_was_written(path: Path) -> None:
             run.add_trial(evaluation(index))
         run.add_finalist({"architecture": [1, 1, 2], "accuracy": np.float32(0.5), "fits": True})
         run.save_state({"rng": [1, 2], "round": 4})
-        run.save_best_onnx(b"model")
-        run.save_best({"architecture": [1, 1, 2]})
+        run.save_best({"architecture": [1, 1, 2]}, b"model")
     again = Run.open(path, write=False)
     assert again.settings == {"space": "mobilenet(width=0.5)", "constraints": ["flops <= 1M"], "seed": 3}
     assert again.trials() == [evaluation(index) for index in range(3)]

@@ -187,6 +187,11 @@ def test_one_shot_scores_change_nothing_and_repeat(digits: Dataset, space: Searc
     assert all(e.info["images"] == 200 for e in first)
     assert [e.architecture for e in first] == [tuple(row) for row in architectures.tolist()]
     assert evaluator.space is space
+    by_loss = OneShotEvaluator(net, digits, batches=4, limit=200, metric="loss")
+    assert [e.score for e in by_loss.evaluate(architectures)] == [-e.info["loss"] for e in first]
+    assert "loss" in by_loss.fidelity
+    with pytest.raises(ConfigError, match="'speed'"):
+        OneShotEvaluator(net, digits, metric="speed")
     # the score is the accuracy of the stand-alone network with these weights and statistics
     path = first[0].architecture
     with recalibrated(net, path, Calibration(digits, batches=4)):

@@ -1,0 +1,51 @@
+"""``hwnas export``: the winner of a run as a verified, measured ONNX file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from hwnas.cli.common import DataRoot, Json, print_json, progress_bar
+
+__all__ = ["export"]
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    precision: Annotated[
+        str, typer.Option(metavar="float32|int8", help="int8 is static QDQ, calibrated on training images.")
+    ] = "float32",
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The file to write [default: in the run folder].")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure the file on the devices of the run's constraints.")
+    ] = True,
+    data_root: DataRoot = None,
+    json: Json = False,
+) -> None:
+    """Export the winner of a run, verified and measured.
+
+    The file is checked against torch on the test set, and measured on the devices of the constraints.
+
+    \b
+    Examples:
+      hwnas export runs/NAME --precision int8
+      hwnas export runs/NAME --output model.onnx --no-measure --json
+    """
+    import hwnas
+
+    with progress_bar() as progress:
+        result = hwnas.export(
+            run, precision=precision, output=output, measure=measure, data_root=data_root, progress=progress
+        )
+    if json:
+        print_json(asdict(result))
+        return
+    typer.echo(f"onnx  {result.onnx} ({result.precision}, {result.bytes / 1000:.4g} KB)")
+    typer.echo(f"accuracy  {result.accuracy:.4g} on the test set, float32 {result.float32_accuracy:.4g}")
+    for device, ms in result.measured_ms.items():
+        low, high = result.interval_ms[device]
+        typer.echo(f"latency@{device}  {result.method} {ms:.4g} ms ({low:.4g} to {high:.4g})")
