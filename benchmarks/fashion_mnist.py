@@ -16,7 +16,6 @@ Everything is kept in ``--runs``: repeating the command goes on where it was sto
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import math
@@ -28,6 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from record import append_rows
 
 import hwnas
 from hwnas.constraints import ConstraintSet
@@ -36,7 +36,6 @@ from hwnas.pricing import LatencyModel
 from hwnas.run import Run
 from hwnas.search import SearchSettings
 
-RESULTS = Path(__file__).parent / "results"
 SHARES = (0.25, 0.50, 0.75)
 
 
@@ -186,13 +185,7 @@ def main() -> None:
                 }
             )
             print(rows[-1])
-    file = RESULTS / "fashion_mnist.csv"
-    fresh = not file.exists()
-    with open(file, "a", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows("fashion_mnist", rows)
 
 
 def _measure(

@@ -10,7 +10,6 @@ each run end. Appends to ``benchmarks/results/kills.csv``.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import json
 import os
@@ -22,7 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from record import append_rows
+
 SPACE = "mobilenet(width=0.25,depth=0.5)"
 LOGS = ("latencies.csv", "networks.csv", "trials.jsonl", "finalists.jsonl")
 
@@ -109,13 +109,7 @@ def main() -> None:
                 }
             )
             print(rows[-1])
-    file = RESULTS / "kills.csv"
-    fresh = not file.exists()
-    with open(file, "a", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows("kills", rows)
 
 
 if __name__ == "__main__":

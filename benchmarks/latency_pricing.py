@@ -1,9 +1,10 @@
 """Claim: a table of blocks, corrected on whole networks, predicts whole networks that the fit never saw.
 
 For each space, one profiling run measures every block alone and inside whole networks, and random
-whole networks end to end. The first of these fit the correction, the others judge it; some of the
-judges are then measured once more, which is the floor: how well the machine predicts itself. Results
-are appended to ``benchmarks/results/latency_pricing.csv``.
+whole networks end to end. Some of these, drawn at random, fit the correction, the others judge it; the
+same with the earlier ones fitting and the later ones judging shows what drift adds. Some of the judges
+are then measured once more, which is the floor: how well the machine predicts itself. Results are
+appended to ``benchmarks/results/latency_pricing.csv``.
 
     python benchmarks/latency_pricing.py --spaces mobilenet shufflenet nasbench201 --networks 120
 """
@@ -11,21 +12,19 @@ are appended to ``benchmarks/results/latency_pricing.csv``.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from record import append_rows
 
-from hwnas.latency_tables import LatencyTable
+from hwnas.latency_tables import LatencyTable, NetworkRow
 from hwnas.pricing import LatencyModel
 from hwnas.profilers import Protocol, get_profiler, profile_space
 from hwnas.profilers.campaign import network_model
-from hwnas.spaces import get_space
-
-RESULTS = Path(__file__).parent / "results"
+from hwnas.spaces import SearchSpace, get_space
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -61,32 +60,63 @@ def evaluate(
         seconds[context] = time.monotonic() - begun
     profile_space(space, profiler, table, contexts=("isolated",), networks=networks, protocol=protocol)
     rows = [row for row in table.networks if row.space == space.spec]
-    fit, judge = rows[:fitted], rows[fitted:]
+    found: list[dict[str, object]] = []
+    mixed = [rows[index] for index in np.random.default_rng(0).permutation(len(rows))]
+    for split, order in (("random", mixed), ("later networks judge earlier ones", rows)):
+        found += judge_prices(space, table, order[:fitted], order[fitted:], split, seconds)
+    judge = mixed[fitted:][:floor]
+    sources = {row.architecture: partial(network_model, space, row.architecture) for row in judge}
+    second = dict(profiler.measure_many(sources, protocol.for_networks()))
+    repeated = np.array([second[row.architecture].median_ms for row in judge])
+
+    found.append(result_row(space, table, "measured again (the floor)", "random", repeated, judge, 0, 0.0))
+    print(f"{name}: {time.monotonic() - start:.0f} s")
+    return found
+
+
+def result_row(
+    space: SearchSpace,
+    table: LatencyTable,
+    pricing: str,
+    split: str,
+    predicted: np.ndarray,
+    judge: list[NetworkRow],
+    fitted: int,
+    took: float,
+    coverage: float | None = None,
+) -> dict[str, object]:
+    """One line of the results."""
+    measured = np.array([row.median_ms for row in judge])
+    return {
+        "date": datetime.date.today().isoformat(),
+        "hardware": table.device.name,
+        "runtime": f"{table.device.runtime} {table.device.runtime_version}",
+        "space": space.spec,
+        "pricing": pricing,
+        "split": split,
+        "fitted_on": fitted,
+        "judged_on": len(judge),
+        "block_seconds": round(took, 1),
+        **{key: round(value, 3) for key, value in scores(predicted, measured).items()},
+        "interval_coverage_percent": "" if coverage is None else round(100 * coverage, 1),
+    }
+
+
+def judge_prices(
+    space: SearchSpace,
+    table: LatencyTable,
+    fit: list[NetworkRow],
+    judge: list[NetworkRow],
+    split: str,
+    seconds: dict[str, float],
+) -> list[dict[str, object]]:
+    """Every way of pricing, fitted on `fit` and judged by `judge`."""
     architectures = np.array([row.architecture for row in judge])
     measured = np.array([row.median_ms for row in judge])
-
-    sources = {row.architecture: partial(network_model, space, row.architecture) for row in judge[:floor]}
-    second = dict(profiler.measure_many(sources, protocol.for_networks()))
-    repeated = np.array([second[row.architecture].median_ms for row in judge[:floor]])
-
-    found: list[dict[str, object]] = []
+    found = []
 
     def add(what: str, predicted: np.ndarray, took: float, coverage: float | None = None) -> None:
-        truth = measured[: len(predicted)]
-        found.append(
-            {
-                "date": datetime.date.today().isoformat(),
-                "hardware": table.device.name,
-                "runtime": f"{table.device.runtime} {table.device.runtime_version}",
-                "space": space.spec,
-                "pricing": what,
-                "fitted_on": len(fit),
-                "judged_on": len(truth),
-                "block_seconds": round(took, 1),
-                **{key: round(value, 3) for key, value in scores(predicted, truth).items()},
-                "interval_coverage_percent": "" if coverage is None else round(100 * coverage, 1),
-            }
-        )
+        found.append(result_row(space, table, what, split, predicted, judge, len(fit), took, coverage))
 
     for context in ("isolated", "network"):
         plain = LatencyModel.from_table(space, table, context, networks=[])
@@ -101,8 +131,6 @@ def evaluate(
     fit_macs = np.array([space.lower(row.architecture).macs for row in fit], dtype=float)
     line = np.polyfit(fit_macs, [row.median_ms for row in fit], 1)
     add("MACs: line", np.polyval(line, macs), 0.0)
-    add("measured again (the floor)", repeated, 0.0)
-    print(f"{name}: {time.monotonic() - start:.0f} s")
     return found
 
 
@@ -127,16 +155,11 @@ def main() -> None:
             arguments.floor,
             arguments.cover,
         )
-    file = RESULTS / "latency_pricing.csv"
-    fresh = not file.exists()
-    with open(file, "a", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows("latency_pricing", rows)
     for row in rows:
         print(
-            f"{str(row['space']).split('(')[0]:12} {row['pricing']:34} MAPE {row['mape_percent']:6.2f} %  "
+            f"{str(row['space']).split('(')[0]:12} {row['pricing']:34} {str(row['split'])[:6]} "
+            f"MAPE {row['mape_percent']:6.2f} %  "
             f"±5 % {row['within_5_percent']:5.1f}  ±10 % {row['within_10_percent']:5.1f}  rho {row['spearman']:.3f}  "
             f"bias {row['bias_percent']:+.1f}  coverage {row['interval_coverage_percent']}  ({row['block_seconds']} s)"
         )

@@ -9,20 +9,17 @@ Every block of a space is written by `Graph.to_onnx` and, for a sample of them, 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import logging
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
+from record import append_rows
 
 from hwnas.spaces import Graph, get_space
 from hwnas.spaces.module import GraphModule
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def by_torch(block: Graph) -> float:
@@ -73,13 +70,7 @@ def main() -> None:
             }
         )
         print(rows[-1])
-    file = RESULTS / "onnx_writer.csv"
-    fresh = not file.exists()
-    with open(file, "a", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows("onnx_writer", rows)
 
 
 if __name__ == "__main__":

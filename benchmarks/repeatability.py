@@ -11,17 +11,15 @@ of the same blocks. Appends to ``benchmarks/results/repeatability.csv``.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 from pathlib import Path
 
 import numpy as np
+from record import append_rows
 
 from hwnas.latency_tables import LatencyTable
 from hwnas.profilers import Protocol, get_profiler, profile_space
 from hwnas.spaces import get_space
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -76,13 +74,7 @@ def main() -> None:
                 }
             )
             print(rows[-1])
-    file = RESULTS / "repeatability.csv"
-    fresh = not file.exists()
-    with open(file, "a", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    append_rows("repeatability", rows)
 
 
 def _minutes(first: LatencyTable, second: LatencyTable, signatures: list[str], context: str) -> float:

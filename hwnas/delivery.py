@@ -80,18 +80,21 @@ def deliver(run: Run, plan: Plan, ranked: Sequence[Evaluation], teacher: Any, pr
     """
     profilers = {device: get_profiler(device) for device in devices_of(plan.limits) if not device.startswith(RECORDED)}
     tried = {tuple(entry["architecture"]): entry for entry in run.finalists()}
+    for entry in tried.values():
+        if entry["fits"]:  # the run was stopped between this finalist's line and best.json
+            _save_best(run, plan, entry)
+            return
     for candidate in ranked:
         if len(tried) >= plan.settings.finalists:
             break
         if candidate.architecture in tried or _will_miss(plan, candidate, tried.values()):
             continue
         number = f"finalist {len(tried) + 1} of at most {plan.settings.finalists}"
-        entry, content = _finalist(run, plan, candidate, profilers, teacher, progress, number)
+        entry = _finalist(run, plan, candidate, profilers, teacher, progress, number)
         run.add_finalist(entry)
         tried[candidate.architecture] = entry
         if entry["fits"]:
-            best = {**entry, "trials": len(run.trials()), "space": plan.space.spec, "data": plan.data.name}
-            run.save_best({**best, "choices": plan.space.describe(candidate.architecture)}, content)
+            _save_best(run, plan, entry)
             return
     if not tried:
         raise InfeasibleError("no candidate could be measured; loosen the constraints")
@@ -105,6 +108,13 @@ def deliver(run: Run, plan: Plan, ranked: Sequence[Evaluation], teacher: Any, pr
     )
 
 
+def _save_best(run: Run, plan: Plan, entry: Mapping[str, Any]) -> None:
+    """Make a finalist that fits the answer of the run."""
+    best = {**entry, "trials": len(run.trials()), "space": plan.space.spec, "data": plan.data.name}
+    content = (run.path / entry["file"]).read_bytes()
+    run.save_best({**best, "choices": plan.space.describe(entry["architecture"])}, content)
+
+
 def _finalist(
     run: Run,
     plan: Plan,
@@ -113,22 +123,21 @@ def _finalist(
     teacher: Any,
     progress: Progress | None,
     number: str,
-) -> tuple[dict[str, Any], bytes]:
-    """Measure one candidate, and if it fits train, export and measure it; its record, and the file to deploy."""
+) -> dict[str, Any]:
+    """Measure one candidate, and if it fits train, export and measure it; its record."""
     graph = plan.space.lower(candidate.architecture)
     if progress is not None:
         progress(0, 1, f"measuring: {number}")
     screened = _costs(plan, candidate.architecture, profilers, for_device(graph.to_onnx(), profilers))
     entry: dict[str, Any] = {"architecture": list(candidate.architecture), "score": candidate.score}
     if not all(cost["fits"] for cost in screened.values()):
-        return {**entry, "costs": screened, "fits": False, "stage": "measured before training"}, b""
+        return {**entry, "costs": screened, "fits": False, "stage": "measured before training"}
     files, accuracies = _train_and_export(run, plan, candidate, teacher, progress, number, profilers)
     costs = _costs(plan, candidate.architecture, profilers, files[-1].read_bytes())
     fits = all(cost["fits"] for cost in costs.values())
     annotate(files[-1], _notes(plan, costs, profilers))
     entry |= {"costs": costs, "accuracy": accuracies["onnx_accuracy"], **accuracies, "fits": fits}
-    entry["stage"] = "exported and measured"
-    return entry, files[-1].read_bytes()
+    return {**entry, "stage": "exported and measured", "file": str(files[-1].relative_to(run.path))}
 
 
 def _train_and_export(

@@ -23,8 +23,9 @@ from hwnas.spaces.space import SearchSpace
 
 __all__ = ["DEFAULT_CONTEXT", "DEFAULT_REFINE", "CostModel", "LatencyModel"]
 
-#: Which rows to use where a table has both: "network" (counters inside whole networks) or "isolated".
-DEFAULT_CONTEXT = "network"
+#: Which rows to use where a table has both and too few networks to tell which of them predict better. On
+#: onnxruntime both predict alike, and isolated blocks take less time to measure and repeat better.
+DEFAULT_CONTEXT = "isolated"
 #: Whether the rows themselves are adjusted on the networks, by default.
 DEFAULT_REFINE = True
 
@@ -227,8 +228,9 @@ class LatencyModel:
         space, table
             What to price, and the measurements.
         context
-            ``"network"`` or ``"isolated"`` rows; by default `DEFAULT_CONTEXT` where it covers every
-            block of the space, else the other.
+            ``"network"`` or ``"isolated"`` rows. By default those that cover every block of the space;
+            of two that do, those with the smaller cross-validated error on the networks, and without
+            enough networks for that, `DEFAULT_CONTEXT`.
         refine
             Whether to adjust single rows.
         networks
@@ -244,7 +246,12 @@ class LatencyModel:
         contexts = [context] if context else [DEFAULT_CONTEXT, *({"network", "isolated"} - {DEFAULT_CONTEXT})]
         vectors = {name: table.vector(signatures, name) for name in contexts}
         missing = {name: int(np.isnan(vector).sum()) for name, vector in vectors.items()}
-        chosen = min(contexts, key=lambda name: missing[name])  # the first of equals, so the default wins ties
+        complete = [name for name in contexts if not missing[name]]
+        if len(complete) > 1:
+            models = [cls.from_table(space, table, name, refine=refine, networks=networks) for name in complete]
+            enough = models[0].networks >= FOLDS
+            return min(models, key=lambda model: float(np.mean(model.residuals**2))) if enough else models[0]
+        chosen = min(contexts, key=lambda name: missing[name])
         if missing[chosen]:
             raise TableError(
                 f"{missing[chosen]} of the {len(signatures)} blocks of {space.spec} have no latency for {key}; "

@@ -99,7 +99,7 @@ def profile(
     threads
         Threads of one inference; part of the device's key.
     context
-        ``isolated``, ``network`` or ``both``; by default what predicts whole networks best.
+        ``isolated`` measures blocks alone, ``network`` inside whole networks; ``both`` is the default.
     networks
         Whole networks in the table after this call.
     repeat_until
@@ -118,15 +118,13 @@ def profile(
     ConfigError, DeviceUnavailable, TableError
         If the device or space does not exist, the device is not here, or the table is another machine's.
     """
-    from hwnas.pricing import DEFAULT_CONTEXT
-
     if not 0 < repeat_until < 1:
         raise ConfigError(f"repeat_until is a share between 0 and 1, such as 0.02, not {repeat_until}")
     chosen = space_for(space, data, data_root)
     profiler = get_profiler(device, **({} if threads is None else {"threads": threads}))
     protocol = replace(Protocol.quick() if quick else Protocol(), repeat_until=repeat_until)
     table = LatencyTable.create(table_root(tables) / profiler.key, profiler.device_record(protocol))
-    contexts = None if context == "both" else (context or DEFAULT_CONTEXT,)
+    contexts = (context,) if context and context != "both" else None
     if networks is None:
         networks = QUICK_NETWORKS if quick else NETWORKS
     start = time.monotonic()
@@ -142,7 +140,7 @@ def profile(
         prepare=_prepare(profiler.precision),
     )
     measured = summary.added.get("isolated", 0) + summary.added.get("network", 0)
-    present = len(chosen.catalog) * (2 if contexts is None else 1)
+    present = len(chosen.catalog) * len(set(summary.missing) - {"networks"})
     missing = sum(summary.missing.values())
     blocks_missing = missing - summary.missing.get("networks", 0)
     return ProfileSummary(

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from hwnas.spaces.graph import Graph, GraphBuilder
 from hwnas.spaces.kernels import Add, Conv, DepthwiseConv, GlobalPool, Linear
-from hwnas.spaces.scaling import check_parameters, keep_strides, round_channels, scale_depth
-from hwnas.spaces.space import Architecture, Decision, SearchSpace
+from hwnas.spaces.scaling import ScaledSpace, keep_strides, round_channels, scale_depth
+from hwnas.spaces.space import Architecture, Decision
 
 __all__ = ["MobileNet", "mbconv"]
 
@@ -17,45 +17,30 @@ STEM, FIRST, HEAD = 32, 16, 1280
 ACT = "relu6"
 
 
-class MobileNet(SearchSpace):
+class MobileNet(ScaledSpace):
     """Inverted residuals (MBConv) with kernel 3, 5 or 7 and expansion 3 or 6, or nothing where shapes allow.
 
     At the default size this is ProxylessNAS's mobile skeleton (arXiv 1812.00332): 21 searched
     blocks in stages of 24, 40, 80, 96, 192 and 320 channels behind a stem of 32 and a fixed first
     block of 16; every block but the first of a stage may be skipped.
 
-    Parameters
-    ----------
-    resolution, channels, classes
-        Input height and width in pixels, input channels, and output classes.
-    width, depth
-        Multipliers of all channels (but the classes) and of the blocks in each stage.
+    Parameters are those of `ScaledSpace`.
     """
 
     name: ClassVar[str] = "mobilenet"
     summary: ClassVar[str] = "MBConv with kernel 3/5/7, expansion 3/6 or skip, on ProxylessNAS's skeleton"
     paper: ClassVar[str] = "ProxylessNAS, arXiv 1812.00332"
 
-    def __init__(
-        self, resolution: int = 224, channels: int = 3, classes: int = 1000, width: float = 1.0, depth: float = 1.0
-    ) -> None:
-        check_parameters(self.name, resolution, channels, classes, width, depth)
-        self.resolution, self.channels, self.classes, self.width, self.depth = (
-            resolution,
-            channels,
-            classes,
-            width,
-            depth,
-        )
-        stem, *strides = keep_strides(resolution, (2, *(stride for _, _, stride in STAGES)))
+    def _lay_out(self) -> None:
+        stem, *strides = keep_strides(self.resolution, (2, *(stride for _, _, stride in STAGES)))
         self._stem_stride = stem
-        self._stem, self._first = round_channels(STEM * width), round_channels(FIRST * width)
-        self._head = round_channels(HEAD * width)
+        self._stem, self._first = round_channels(STEM * self.width), round_channels(FIRST * self.width)
+        self._head = round_channels(HEAD * self.width)
         self._layers: list[tuple[str, int, int, bool]] = []  # name, channels, stride, may be skipped
         into = self._first
         for number, ((wide, blocks, _), stride) in enumerate(zip(STAGES, strides, strict=True), start=1):
-            out = round_channels(wide * width)
-            for index in range(scale_depth(blocks, depth)):
+            out = round_channels(wide * self.width)
+            for index in range(scale_depth(blocks, self.depth)):
                 s = stride if index == 0 else 1
                 self._layers.append((f"stage{number}/{index}", out, s, index > 0 and s == 1 and into == out))
                 into = out

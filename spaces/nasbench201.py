@@ -11,8 +11,8 @@ import numpy as np
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.graph import Graph, GraphBuilder
 from hwnas.spaces.kernels import Activation, Add, BatchNorm, Conv, GlobalPool, Linear, Pool, Zero
-from hwnas.spaces.scaling import check_parameters, keep_strides, scale_depth
-from hwnas.spaces.space import Architecture, Decision, SearchSpace, Term
+from hwnas.spaces.scaling import ScaledSpace, keep_strides, scale_depth
+from hwnas.spaces.space import Architecture, Decision, Term
 
 __all__ = ["EDGES", "OPERATORS", "NASBench201"]
 
@@ -24,7 +24,7 @@ STEM, CELLS = 16, 5
 PUBLISHED_HEAD_FLOPS = 5184
 
 
-class NASBench201(SearchSpace):
+class NASBench201(ScaledSpace):
     """A cell of four nodes and six edges, five times in each of three stages (arXiv 2001.00326).
 
     Stages have 16, 32 and 64 channels; a residual block halves the resolution between them. An
@@ -48,19 +48,14 @@ class NASBench201(SearchSpace):
     def __init__(
         self, resolution: int = 32, channels: int = 3, classes: int = 10, width: float = 1.0, depth: float = 1.0
     ) -> None:
-        check_parameters(self.name, resolution, channels, classes, width, depth)
-        if resolution % 4:
-            raise ConfigError(f"nasbench201 needs a resolution that is a multiple of 4, not {resolution}")
-        self.resolution, self.channels, self.classes, self.width, self.depth = (
-            resolution,
-            channels,
-            classes,
-            width,
-            depth,
-        )
-        self._strides = keep_strides(resolution, (2, 2))
-        self._stem = max(1, round(STEM * width))
-        self._cells = scale_depth(CELLS, depth)
+        super().__init__(resolution, channels, classes, width, depth)
+
+    def _lay_out(self) -> None:
+        if self.resolution % 4:
+            raise ConfigError(f"nasbench201 needs a resolution that is a multiple of 4, not {self.resolution}")
+        self._strides = keep_strides(self.resolution, (2, 2))
+        self._stem = max(1, round(STEM * self.width))
+        self._cells = scale_depth(CELLS, self.depth)
         self.decisions = tuple(Decision(f"edge{source}to{target}", OPERATORS) for source, target in EDGES)
 
     def build(self, architecture: Architecture, *, dead_edges: bool = False) -> Graph:

@@ -1,13 +1,15 @@
-"""How skeletons scale: channel rounding, depth, and which strides small inputs keep."""
+"""Spaces that scale: channel rounding, depth, and which strides small inputs keep."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from hwnas.spaces.errors import ConfigError
+from hwnas.spaces.space import SearchSpace
 
-__all__ = ["check_parameters", "keep_strides", "round_channels", "scale_depth"]
+__all__ = ["ScaledSpace", "keep_strides", "round_channels", "scale_depth"]
 
 #: the last feature map of a scaled skeleton keeps at least this many rows and columns
 SMALLEST_MAP = 4
@@ -40,21 +42,44 @@ def keep_strides(resolution: int, strides: Sequence[int]) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def check_parameters(space: str, resolution: int, channels: int, classes: int, width: float, depth: float) -> None:
-    """Refuse sizes that no network can have.
+class ScaledSpace(SearchSpace):
+    """A space on a skeleton of layers that scales by input size, classes, width and depth.
+
+    A subclass lays out its layers and sets `decisions` in `_lay_out`, from the parameters that are
+    stored here by then.
+
+    Parameters
+    ----------
+    resolution, channels, classes
+        Input height and width in pixels, input channels, and output classes.
+    width, depth
+        Multipliers of all channels (but the classes) and of the blocks in each stage.
 
     Raises
     ------
     ConfigError
-        Naming the parameter, its value and its range.
+        If a parameter is out of range.
     """
-    ranges = {
-        "resolution": (resolution, 4, 4096),
-        "channels": (channels, 1, 1024),
-        "classes": (classes, 1, 1_000_000),
-        "width": (width, 0.01, 64),
-        "depth": (depth, 0.01, 64),
-    }
-    for name, (value, low, high) in ranges.items():
-        if not (math.isfinite(value) and low <= value <= high):
-            raise ConfigError(f"{space} needs {name} between {low} and {high}, not {value}")
+
+    width: float
+    depth: float
+
+    def __init__(
+        self, resolution: int = 224, channels: int = 3, classes: int = 1000, width: float = 1.0, depth: float = 1.0
+    ) -> None:
+        ranges = {
+            "resolution": (resolution, 4, 4096),
+            "channels": (channels, 1, 1024),
+            "classes": (classes, 1, 1_000_000),
+            "width": (width, 0.01, 64),
+            "depth": (depth, 0.01, 64),
+        }
+        for name, (value, low, high) in ranges.items():
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ConfigError(f"{self.name} needs {name} between {low} and {high}, not {value}")
+            setattr(self, name, value)
+        self._lay_out()
+
+    @abstractmethod
+    def _lay_out(self) -> None:
+        """Set `decisions`, and whatever `build` needs."""

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from hwnas.spaces.graph import Graph, GraphBuilder
 from hwnas.spaces.kernels import ChannelShuffle, Concat, Conv, DepthwiseConv, GlobalPool, Linear, Slice
-from hwnas.spaces.scaling import check_parameters, keep_strides, round_channels, scale_depth
-from hwnas.spaces.space import Architecture, Decision, SearchSpace
+from hwnas.spaces.scaling import ScaledSpace, keep_strides, round_channels, scale_depth
+from hwnas.spaces.space import Architecture, Decision
 
 __all__ = ["ShuffleNet", "choice_block"]
 
@@ -16,41 +16,26 @@ CHOICES = ("shuffle(k=3)", "shuffle(k=5)", "shuffle(k=7)", "xception")
 STEM, HEAD = 16, 1024
 
 
-class ShuffleNet(SearchSpace):
+class ShuffleNet(ScaledSpace):
     """ShuffleNetV2 blocks with kernel 3, 5 or 7, or an Xception-like one, in each of 20 places.
 
     The skeleton of Single Path One-Shot (arXiv 1904.00420): stem of 16 channels, stages of 4, 4, 8
     and 4 blocks with 64, 160, 320 and 640 channels, head of 1024.
 
-    Parameters
-    ----------
-    resolution, channels, classes
-        Input height and width in pixels, input channels, and output classes.
-    width, depth
-        Multipliers of all channels (but the classes) and of the blocks in each stage.
+    Parameters are those of `ScaledSpace`.
     """
 
     name: ClassVar[str] = "shufflenet"
     summary: ClassVar[str] = "ShuffleNetV2 blocks with kernel 3/5/7 or Xception, SPOS's 20 choice blocks"
     paper: ClassVar[str] = "Single Path One-Shot, arXiv 1904.00420"
 
-    def __init__(
-        self, resolution: int = 224, channels: int = 3, classes: int = 1000, width: float = 1.0, depth: float = 1.0
-    ) -> None:
-        check_parameters(self.name, resolution, channels, classes, width, depth)
-        self.resolution, self.channels, self.classes, self.width, self.depth = (
-            resolution,
-            channels,
-            classes,
-            width,
-            depth,
-        )
-        self._stem_stride, *strides = keep_strides(resolution, (2, *(stride for _, _, stride in STAGES)))
-        self._stem, self._head = round_channels(STEM * width), round_channels(HEAD * width)
+    def _lay_out(self) -> None:
+        self._stem_stride, *strides = keep_strides(self.resolution, (2, *(stride for _, _, stride in STAGES)))
+        self._stem, self._head = round_channels(STEM * self.width), round_channels(HEAD * self.width)
         self._layers = [
-            (f"stage{number}/{index}", round_channels(wide * width, 16), stride if index == 0 else 1, index == 0)
+            (f"stage{number}/{index}", round_channels(wide * self.width, 16), stride if index == 0 else 1, index == 0)
             for number, ((wide, blocks, _), stride) in enumerate(zip(STAGES, strides, strict=True), start=1)
-            for index in range(scale_depth(blocks, depth))
+            for index in range(scale_depth(blocks, self.depth))
         ]  # name, channels, stride, whether it widens
         self.decisions = tuple(Decision(name, CHOICES) for name, *_ in self._layers)
 

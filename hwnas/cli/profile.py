@@ -25,7 +25,7 @@ def profile(
     context: Annotated[
         str | None,
         typer.Option(
-            metavar="isolated|network|both", help="Measure blocks alone, inside whole networks, or both ways."
+            metavar="isolated|network|both", help="Measure blocks alone, inside whole networks, or both ways [default: both]."
         ),
     ] = None,
     networks: Annotated[

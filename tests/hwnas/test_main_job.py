@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,18 @@ def test_resuming_a_finished_run_returns_its_result(finished: hwnas.Run) -> None
     assert result.onnx == finished.onnx
     assert finished.best is not None
     assert list(result.architecture) == finished.best["architecture"]
+
+
+def test_a_kill_just_before_the_answer_is_written_loses_nothing(finished: hwnas.Run, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.path, copy)
+    (copy / "best.json").unlink()
+    (copy / "best.onnx").unlink()
+    before = (copy / "finalists.jsonl").read_bytes()
+    hwnas.resume(copy)
+    assert (copy / "finalists.jsonl").read_bytes() == before
+    assert (copy / "best.onnx").read_bytes() == finished.onnx.read_bytes()
+    assert hwnas.Run.open(copy, write=False).best == finished.best
 
 
 def test_export_again_in_int8(finished: hwnas.Run) -> None:

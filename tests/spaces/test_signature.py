@@ -17,7 +17,8 @@ def test_every_kernel_reads_back(space: SearchSpace) -> None:
             assert again.signature == kernel.signature
             assert again.macs == kernel.macs
             if len(kernel.inputs) == len(kernel.nodes[0].inputs):  # x + x reads one tensor twice
-                assert again.bytes == kernel.bytes
+                # a signature does not say whether a convolution adds a bias, which takes no time
+                assert again.bytes - kernel.bytes in (0, 4 * kernel.shapes[kernel.outputs[0]][1])
             assert kernel_op(kernel.signature) == kernel.label.split("(")[0]
 
 
