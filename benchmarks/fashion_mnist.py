@@ -30,7 +30,7 @@ import numpy as np
 from record import append_rows
 
 import hwnas
-from hwnas.constraints import ConstraintSet
+from hwnas.constraints import ConstraintSet, parse_constraint
 from hwnas.latency_tables import find_table
 from hwnas.pricing import LatencyModel
 from hwnas.run import Run
@@ -129,6 +129,9 @@ def main() -> None:
             with Run.create(folder, asdict(settings)) as run:
                 if supernet is not None:  # its training does not depend on the budget
                     shutil.copy(supernet, run.checkpoint("supernet"))
+        # a run that goes on keeps the budget that it began with
+        (text,) = Run.open(folder, write=False).settings["constraints"]
+        budget = parse_constraint(text, root=tables).bound
         result = hwnas.resume(folder, progress=_printer(folder.name))
         supernet = folder / "checkpoints" / "supernet.safetensors"
         found.append((share, budget, text, result))
@@ -143,13 +146,13 @@ def main() -> None:
     order = np.random.default_rng(arguments.seed).permutation(len(jobs))
     described = {}
     for index in order.tolist():
-        share, kind, number, architecture, seed = jobs[index]
+        *_, architecture, seed = jobs[index]
         described[index] = {
             "space": spec,
             "architecture": list(architecture),
             "limit": arguments.limit,
             "config": {**config, "seed": seed},
-            "result": str(runs / f"{kind}-{round(100 * share)}-{number}.json"),
+            "result": str(runs / f"trained-{'-'.join(map(str, architecture))}-{arguments.epochs}-{seed}.json"),
         }
     with ThreadPoolExecutor(arguments.jobs) as pool:
         scores = dict(zip(described, pool.map(run_job, described.values()), strict=True))
@@ -167,7 +170,7 @@ def main() -> None:
                     "images": arguments.limit,
                     "epochs": arguments.epochs,
                     "supernet_epochs": arguments.supernet_epochs,
-                    "evaluations": arguments.evaluations,
+                    "evaluations": result.trials,
                     "budget_share": share,
                     "budget_ms": round(budget, 5),
                     "method": kind,

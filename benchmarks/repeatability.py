@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--space", default="mobilenet")
     parser.add_argument("--device", default="cpu-onnxruntime")
     parser.add_argument("--turn", type=float, default=30.0, help="seconds of a turn")
+    parser.add_argument("--contexts", nargs="+", default=["isolated", "network"])
     parser.add_argument("--later", action="store_true")
     arguments = parser.parse_args()
     space = get_space(arguments.space)
@@ -42,14 +43,14 @@ def main() -> None:
             if not complete[name]:
                 # a fresh profiler each turn: nothing measured for one table leaks into the other
                 summary = profile_space(
-                    space, get_profiler(arguments.device), tables[name], protocol=protocol,
+                    space, get_profiler(arguments.device), tables[name], contexts=arguments.contexts, protocol=protocol,
                     budget_s=None if arguments.later else arguments.turn,
                 )  # fmt: skip
                 complete[name] = summary.complete
     rows = []
     pairs = [("a", "c"), ("b", "c")] if arguments.later else [("a", "b")]
     for first, second in pairs:
-        for context in ("isolated", "network"):
+        for context in arguments.contexts:
             signatures = [block.signature for block in space.catalog]
             ratio = tables[second].vector(signatures, context) / tables[first].vector(signatures, context)
             error = np.abs(ratio - 1)
