@@ -262,7 +262,7 @@ PROFILE = ("profile", "--device", DEVICE, "--space", SPACE)
         (("profile", "--device", "recorded", "--space", SPACE), "name of a table"),
         ((*PROFILE, "--context", "vacuum"), "vacuum"),
         ((*SEARCH, "--constraint", "latencee <= 2ms"), "did you mean 'latency'"),
-        ((*SEARCH, "--constraint", "latency@cpu-onnxruntime <= 2ms"), "there is no latency table"),
+        ((*SEARCH, "--constraint", "latency@cpu-onnxruntime.t2 <= 2ms"), "there is no latency table"),
         ((*SEARCH, "--constraint", "flops <= 100M", "--strategy", "evolutoin"), "did you mean 'evolution'"),
         (SEARCH, "--constraint is missing"),
         (("search", "--space", SPACE), "--data is missing"),
