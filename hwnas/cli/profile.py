@@ -25,7 +25,8 @@ def profile(
     context: Annotated[
         str | None,
         typer.Option(
-            metavar="isolated|network|both", help="Measure blocks alone, inside whole networks, or both ways [default: both]."
+            metavar="isolated|network|both",
+            help="Measure blocks alone, inside whole networks, or both ways [default: both].",
         ),
     ] = None,
     networks: Annotated[

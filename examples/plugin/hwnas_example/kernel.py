@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from hwnas.spaces.kernels import Kernel, Shape, Weights
+from hwnas.spaces.kernel import Kernel, Shape, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from hwnas.spaces import Architecture, Decision, Graph, GraphBuilder, SearchSpace
+from hwnas.spaces import Architecture, Decision, Graph, GraphBuilder
 from hwnas.spaces.kernels import Add, Conv, GlobalPool, Linear
-from hwnas.spaces.scaling import check_parameters, round_channels, scale_depth
+from hwnas.spaces.scaling import ScaledSpace, round_channels, scale_depth
 from hwnas_example.kernel import LayerScale
 
 __all__ = ["Tower"]
@@ -14,25 +14,15 @@ __all__ = ["Tower"]
 CHOICES = ("conv(k=3)", "conv(k=5)", "skip")
 
 
-class Tower(SearchSpace):
+class Tower(ScaledSpace):
     """A tower of residual convolutions of one width; each has a window of 3 or 5, or is left out."""
 
     name: ClassVar[str] = "tower"
     summary: ClassVar[str] = "residual convolutions with kernel 3, 5 or skip, scaled per channel"
 
-    def __init__(
-        self, resolution: int = 32, channels: int = 3, classes: int = 10, width: float = 1.0, depth: float = 1.0
-    ) -> None:
-        check_parameters(self.name, resolution, channels, classes, width, depth)
-        self.resolution, self.channels, self.classes, self.width, self.depth = (
-            resolution,
-            channels,
-            classes,
-            width,
-            depth,
-        )
-        self._wide = round_channels(32 * width)
-        self.decisions = tuple(Decision(f"block{index}", CHOICES) for index in range(scale_depth(4, depth)))
+    def _lay_out(self) -> None:
+        self._wide = round_channels(32 * self.width)
+        self.decisions = tuple(Decision(f"block{index}", CHOICES) for index in range(scale_depth(4, self.depth)))
 
     def build(self, architecture: Architecture) -> Graph:
         builder, o = GraphBuilder(self.input_shape), self._wide
