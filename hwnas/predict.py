@@ -110,9 +110,13 @@ def _known_architecture(model: ModelProto, graph: Graph) -> tuple[SearchSpace, A
     except (KeyError, ValueError, HwnasError):
         return None
     # the file itself decides: a stale note on an edited network must not be believed
-    same = read_onnx(space.lower(architecture).to_onnx())
-    found, expected = (Counter(kernel.signature for kernel in g.kernels) for g in (graph, same))
+    found, expected = _products(graph), _products(space.lower(architecture))
     return (space, architecture) if found == expected else None
+
+
+def _products(graph: Graph) -> Counter[tuple[int, str]]:
+    """What a network computes, whatever its precision: quantisation moves activations, but no product."""
+    return Counter((kernel.macs, str([*kernel.inputs.values()])) for kernel in graph.kernels if kernel.macs)
 
 
 def _by_blocks(space: SearchSpace, architecture: Architecture, table: LatencyTable, level: float) -> Prediction:

@@ -411,6 +411,15 @@ def _alias(reader: _Reader, node: Any, _attributes: dict[str, Any]) -> bool:
     return True
 
 
+def _quantisation(reader: _Reader, node: Any, _attributes: dict[str, Any]) -> bool:
+    """A change of number format: what it stands between is the same kernel in either."""
+    stored = reader.constants.get(node.input[0])
+    if stored is None:
+        return _alias(reader, node, _attributes)
+    reader.constants[node.output[0]] = stored
+    return True
+
+
 def _flatten(reader: _Reader, node: Any, _attributes: dict[str, Any]) -> bool:
     """A change of shape that moves nothing; a shuffle is three of them."""
     source = reader._source(node.input[0])
@@ -455,6 +464,7 @@ _RULES: dict[str, Callable[[_Reader, Any, dict[str, Any]], bool]] = {
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
+    "DequantizeLinear": _quantisation,
     "Dropout": _alias,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
@@ -464,6 +474,7 @@ _RULES: dict[str, Callable[[_Reader, Any, dict[str, Any]], bool]] = {
     "MatMul": _gemm,
     "MaxPool": _pool,
     "Mul": _mul,
+    "QuantizeLinear": _quantisation,
     "ReduceMean": _global_pool,
     "Relu": _simple_activation("relu"),
     "Reshape": _flatten,

@@ -105,12 +105,15 @@ def test_a_kill_just_before_the_answer_is_written_loses_nothing(finished: hwnas.
     assert hwnas.Run.open(copy, write=False).best == finished.best
 
 
-def test_export_again_in_int8(finished: hwnas.Run) -> None:
+def test_export_again_in_int8(finished: hwnas.Run, tables: str) -> None:
     result = hwnas.export(finished.path, precision="int8")
     assert Path(result.onnx).name == "best.int8.onnx"
     assert set(result.measured_ms) == {f"{DEVICE}.int8"}
     assert result.method == "measured"
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(result.onnx).graph.node)
+    # the same network in another number format: as many products, and still known for what it is
+    assert hwnas.Graph.from_onnx(result.onnx).macs == hwnas.Graph.from_onnx(finished.onnx).macs
+    assert hwnas.predict(result.onnx, DEVICE, tables=tables).coverage == pytest.approx(1.0)
     plain = hwnas.export(finished.path, output=finished.path / "copy.onnx", measure=False)
     assert plain.measured_ms == {}
     assert plain.accuracy == result.float32_accuracy
