@@ -14,6 +14,7 @@ import numpy as np
 
 from hwnas.kernel_prices import KernelPrices
 from hwnas.latency_tables import LatencyTable, find_table
+from hwnas.profilers import missing_rows
 from hwnas.spaces.errors import ConfigError, HwnasError
 from hwnas.spaces.graph import Graph
 from hwnas.spaces.onnx_reader import load_onnx, read_onnx
@@ -93,12 +94,14 @@ def predict(
     table = find_table(device, tables)
     graph = read_onnx(loaded)
     known = _known_architecture(loaded, graph)
-    if known is not None:
-        try:
-            return _by_blocks(*known, table, level)
-        except HwnasError:
-            pass  # the table does not cover this space; its kernels may still be known
+    if known is not None and _covers(table, *known):
+        return _by_blocks(*known, table, level)
     return _by_kernels(graph, table, level)
+
+
+def _covers(table: LatencyTable, space: SearchSpace, architecture: Architecture) -> bool:
+    """Whether the table holds this very network, or every block of its space in one context."""
+    return table.network(space.spec, architecture) is not None or not all(missing_rows(space, table).values())
 
 
 def _known_architecture(model: ModelProto, graph: Graph) -> tuple[SearchSpace, Architecture] | None:
