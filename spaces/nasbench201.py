@@ -17,7 +17,7 @@ from hwnas.spaces.space import Architecture, Decision, Term
 __all__ = ["EDGES", "OPERATORS", "NASBench201"]
 
 OPERATORS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-NONE, SKIP = 0, 1
+NONE, SKIP, CONVOLUTIONS, POOL = 0, 1, (2, 3), 4
 #: edges (from node, to node) in the order of the published architecture tables
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 STEM, CELLS = 16, 5
@@ -63,12 +63,14 @@ class NASBench201(ScaledSpace):
         c = self._stem
         builder.block("stem", f"conv(k=3,s=1,o={c})")
         x = builder.add("stem/conv", Conv(o=c, k=3), "input")
+        plan = _Plan(np.array([architecture]), dead_edges)
         for stage in range(3):
             if stage:
                 c *= 2
                 x = _reduction(builder, f"reduce{stage}", x, s=self._strides[stage - 1], o=c)
             for cell in range(self._cells):
-                x = _cell(builder, f"stage{stage}/{cell}", x, architecture, dead_edges)
+                first, last = cell == 0, cell == self._cells - 1
+                x = _cell(builder, f"stage{stage}/{cell}", x, architecture, plan, first=first, last=last)
         builder.block("head", f"head(n={self.classes},act=relu)")
         x = builder.add("head/bn", BatchNorm(act="relu"), x)
         x = builder.add("head/pool", GlobalPool(), x)
@@ -88,25 +90,23 @@ class NASBench201(ScaledSpace):
             if isinstance(kernel, Pool) and isinstance(kernel.k, int):
                 flops += elements * kernel.k**2
             elif isinstance(kernel, Activation):
-                flops += elements
+                flops += 0 if node.name.startswith("stage") else elements
             elif isinstance(kernel, BatchNorm) or (isinstance(kernel, Conv) and kernel.bn):
-                flops += (3 if kernel.act else 2) * elements
+                # in a cell every convolution has a ReLU of its own, which `build` lets neighbours share
+                flops += (3 if kernel.act or node.name.startswith("stage") else 2) * elements
         return graph.params, flops
 
     @cached_property
     def _costs(self) -> tuple[tuple[Graph, ...], tuple[Term, ...]]:
         """One term over all six edges: what runs depends on which edges are alive, and so on all of them."""
         choices = self.all()
-        alive, sums = _liveness(choices)
-        # a few architectures that show every block: each operator on every edge, no path, each kind of sum
-        rows = [[operator] * 6 for operator in range(len(OPERATORS))]
-        kinds = sorted(set(map(tuple, sums.reshape(-1, 2).tolist())) - {(0, 0), (1, 1)})
-        rows += [choices[np.argmax((sums == kind).all(axis=2).any(axis=1))].tolist() for kind in kinds]
+        kinds = _Plan(choices).kinds(self._cells)
         catalog: dict[str, Graph] = {}
         stages: list[dict[tuple[str, int], str]] = [{}, {}, {}]  # (label, inputs) to signature, per stage
         base: dict[str, int] = {}
-        for number, row in enumerate(rows):
-            for block in self.lower(row).blocks:
+        # the architectures that are the first to show a block of a cell show all of them
+        for number, row in enumerate(sorted({int(np.argmax(occurs > 0)) for occurs in kinds.values() if occurs.any()})):
+            for block in self.lower(choices[row].tolist()).blocks:
                 catalog.setdefault(block.signature, block)
                 if block.block.name.startswith("stage"):
                     stage = int(block.block.name.split("/")[0].removeprefix("stage"))
@@ -117,43 +117,145 @@ class NASBench201(ScaledSpace):
         fixed = np.array([[base.get(signature, 0) for signature in catalog]], dtype=np.int64)
         table = np.zeros((len(choices), len(catalog)), dtype=np.int64)
         for signatures in stages:
-            for operator, label in _EDGE_LABELS.items():
-                running = (alive & (choices == OPERATORS.index(operator))).sum(axis=1)
-                table[:, column[signatures[label, 1]]] += self._cells * running
-            for count, distinct in kinds:
-                occurs = (sums == (count, distinct)).all(axis=2).sum(axis=1)
-                table[:, column[signatures[_sum_label(count), distinct]]] += self._cells * occurs
-            table[:, column[signatures["zero", 1]]] += self._cells * ~alive.any(axis=1)
+            for kind, occurs in kinds.items():
+                if occurs.any():
+                    table[:, column[signatures[kind]]] += occurs
         return tuple(catalog.values()), (Term((), fixed), Term(tuple(range(6)), table))
 
 
-_EDGE_LABELS = {
-    "nor_conv_1x1": "edge(nor_conv_1x1)",
-    "nor_conv_3x3": "edge(nor_conv_3x3)",
-    "avg_pool_3x3": "edge(avg_pool_3x3)",
-}
+class _Plan:
+    """How the cells of many architectures run: which edges are alive, what is added to what, who shares a result.
 
-
-def _sum_label(width: int) -> str:
-    return f"sum(n={width})"
-
-
-def _liveness(choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which edges carry information, and what joins in each node.
+    Runtimes fuse a convolution with an addition behind it and with a ReLU behind both, and compute twice what is the
+    same only once. A cell's blocks are cut accordingly: what arrives in a node without a convolution is added first,
+    each convolution then adds its result, and the last one applies the ReLU if nothing but convolutions reads the
+    node. A convolution whose only reader is a skip connection into a sum adds there. Equal poolings are one.
 
     Parameters
     ----------
     choices
         Operators, shape ``(n, 6)``.
+    dead_edges
+        Whether edges run that nothing depends on, each on its own.
 
-    Returns
-    -------
-    alive
-        Shape ``(n, 6)``: on a path from the cell's input to its output, without `none`.
-    sums
-        Shape ``(n, 4, 2)``: how many tensors are added up in each node, and how many of them are
-        distinct (skip connections can bring the same tensor twice).
+    Attributes
+    ----------
+    alive, adds, relu
+        Of each edge, ``(n, 6)``: whether it runs, whether it is a convolution that adds what arrived before it,
+        and whether it is the last convolution of a node that only convolutions read.
+    late
+        Of each node, ``(n, 4)``: whether it is a single convolution that runs where its only reader adds it.
+    tensor
+        Of each node, ``(n, 4)``: the node whose tensor it passes on, itself unless it only skips.
+    needed, pooled
+        Of each tensor, ``(n, 4)``: whether a ReLU, and whether a pooling of it is computed on its own.
+    plain, distinct
+        Of each node, ``(n, 4)``: how many tensors arrive without a convolution, and how many different ones.
+    joins
+        ``(n,)``: whether the last convolution into a cell's output also applies the next cell's ReLU.
+    last
+        ``(n, 6)``: whether the edge is the last convolution into the cell's output.
     """
+
+    def __init__(self, choices: np.ndarray, dead_edges: bool = False) -> None:
+        n, everyone = len(choices), np.arange(len(choices))
+        self.choices, self.dead_edges = choices, dead_edges
+        self.alive = choices != NONE if dead_edges else _alive(choices)
+        convolution = self.alive & np.isin(choices, CONVOLUTIONS)
+        into = {target: [index for index, (_, end) in enumerate(EDGES) if end == target] for target in (1, 2, 3)}
+        arriving = np.stack([np.zeros(n, int), *(self.alive[:, into[target]].sum(axis=1) for target in into)], axis=1)
+
+        self.tensor = np.tile(np.arange(4), (n, 1))
+        pooling = np.tile(np.arange(10, 14), (n, 1))  # whose tensor the pooling of each tensor is
+        rectified, raw, self.pooled = (np.zeros((n, 4), dtype=np.int64) for _ in range(3))  # readers of each tensor
+        for target, edges in into.items():
+            for index in edges:
+                source = self.tensor[:, EDGES[index][0]]
+                skips = self.alive[:, index] & (choices[:, index] == SKIP)
+                rectified[everyone, source] += convolution[:, index]
+                raw[everyone, source] += skips & ((arriving[:, target] > 1) | np.bool_(dead_edges))
+                self.pooled[everyone, source] += self.alive[:, index] & (choices[:, index] == POOL)
+                alone = self.alive[:, index] & (arriving[:, target] == 1) & ~np.bool_(dead_edges)
+                pools = alone & (choices[:, index] == POOL)
+                known = pools & (pooling[everyone, source] < 10)
+                pooling[everyone, source] = np.where(pools & ~known, target, pooling[everyone, source])
+                same = np.where(known, pooling[everyone, source], source)
+                self.tensor[:, target] = np.where((skips & alone) | known, same, self.tensor[:, target])
+        output = self.tensor[:, 3]
+        raw[everyone, output] += 1
+        single = np.stack([np.zeros(n, bool), *(convolution[:, edges].any(axis=1) for edges in into.values())], axis=1)
+        self.late = single & (arriving == 1) & (raw == 1) & (rectified + self.pooled == 0) & ~np.bool_(dead_edges)
+        self.late[everyone, output] = False
+
+        self.plain, self.distinct = np.zeros((n, 4), dtype=np.int64), np.zeros((n, 4), dtype=np.int64)
+        self.adds, ends_in = np.zeros((n, 6), dtype=bool), np.zeros((n, 4), dtype=bool)
+        final = np.full((n, 4), -1)  # the last convolution into each node
+        for target, edges in into.items():
+            postponed = np.zeros((n, len(edges)), dtype=bool)
+            names = np.full((n, len(edges)), -1)
+            for place, index in enumerate(edges):
+                source = self.tensor[:, EDGES[index][0]]
+                skips, plain = choices[:, index] == SKIP, self.alive[:, index] & ~convolution[:, index]
+                postponed[:, place] = plain & skips & (arriving[:, target] > 1) & self.late[everyone, source]
+                result = np.where(skips, source, index + 20 if dead_edges else pooling[everyone, source])
+                names[:, place] = np.where(plain & ~postponed[:, place], result, -1)
+            self.plain[:, target] = (names >= 0).sum(axis=1)
+            ordered = np.sort(names, axis=1)
+            self.distinct[:, target] = (ordered[:, 0] >= 0) + ((np.diff(ordered) != 0) & (ordered[:, 1:] >= 0)).sum(
+                axis=1
+            )
+            before = self.plain[:, target] > 0
+            for index in edges:
+                self.adds[:, index] = convolution[:, index] & before
+                before |= convolution[:, index]
+                final[:, target] = np.where(convolution[:, index], index, final[:, target])
+            for place, index in enumerate(edges):
+                runs = np.flatnonzero(postponed[:, place])
+                edge = final[runs, self.tensor[runs, EDGES[index][0]]]
+                self.adds[runs, edge] = before[runs]
+                before[runs] = True
+                final[runs, target] = edge
+            ends_in[:, target] = final[:, target] >= 0
+        inner = (rectified > 0) & (raw + self.pooled == 0) & ends_in
+        lone = (rectified[:, 0] > 0) & (raw[:, 0] + self.pooled[:, 0] == 0)
+        self.joins = lone & (output != 0) & ends_in[everyone, output]
+        self.last, self.relu = np.zeros((n, 6), dtype=bool), np.zeros((n, 6), dtype=bool)
+        for node in (1, 2, 3):
+            closing = final[:, node]
+            rows = np.flatnonzero(inner[:, node])
+            self.relu[rows, closing[rows]] = True
+            rows = np.flatnonzero((output == node) & (closing >= 0))
+            self.last[rows, closing[rows]] = True
+        self.needed = (rectified > 0) & ~inner
+
+    def kinds(self, cells: int) -> dict[tuple[str, int], np.ndarray]:
+        """How often each block, by label and number of input tensors, occurs in a stage of `cells`; ``(n,)`` each."""
+        joins = self.joins[:, None] & self.last
+        found = {
+            ("relu", 1): cells * self.needed.sum(axis=1) - (cells - 1) * self.joins,
+            (OPERATORS[POOL], 1): cells * (self.pooled > 0).sum(axis=1),
+            ("zero", 1): cells * ~self.alive.any(axis=1),
+        }
+        for count in (2, 3):
+            for distinct in range(1, count + 1):
+                occurs = (self.plain == count) & (self.distinct == distinct)
+                found[f"sum(n={count})", distinct] = cells * occurs.sum(axis=1)
+        for operator in CONVOLUTIONS:
+            for adds in (False, True):
+                runs = self.alive & (self.choices == operator) & (self.adds == adds)
+                with_relu = cells * (runs & self.relu).sum(axis=1) + (cells - 1) * (runs & joins).sum(axis=1)
+                inputs = 2 if adds else 1
+                found[_label(operator, adds, True), inputs] = with_relu
+                found[_label(operator, adds, False), inputs] = cells * runs.sum(axis=1) - with_relu
+        return found
+
+
+def _label(operator: int, adds: bool, relu: bool) -> str:
+    return f"{OPERATORS[operator]}{'+add' if adds else ''}{'+relu' if relu else ''}"
+
+
+def _alive(choices: np.ndarray) -> np.ndarray:
+    """Which edges, ``(n, 6)``, carry information: on a path from the cell's input to its output, without `none`."""
     used = choices != NONE
     reached = np.zeros((len(choices), 4), dtype=bool)
     reached[:, 0] = True
@@ -164,61 +266,74 @@ def _liveness(choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for index in reversed(range(len(EDGES))):
         source, target = EDGES[index]
         leads[:, source] |= used[:, index] & leads[:, target]
-    alive = np.stack([used[:, i] & reached[:, s] & leads[:, t] for i, (s, t) in enumerate(EDGES)], axis=1)
-    sums = np.zeros((len(choices), 4, 2), dtype=np.int64)
-    tensor = np.tile(np.arange(4), (len(choices), 1))  # which node's tensor a node passes on
-    for target in (1, 2, 3):
-        into = [index for index, (_, end) in enumerate(EDGES) if end == target]
-        # an operator's output is a tensor of its own, numbered by its edge
-        arriving = np.stack(
-            [np.where(choices[:, i] == SKIP, tensor[:, EDGES[i][0]], 10 + i) for i in into], axis=1
-        )  # fmt: skip
-        arriving = np.where(alive[:, into], arriving, -1)
-        ordered = np.sort(arriving, axis=1)
-        fresh = np.concatenate([ordered[:, :1] >= 0, (np.diff(ordered) != 0) & (ordered[:, 1:] >= 0)], axis=1)
-        sums[:, target, 0] = (arriving >= 0).sum(axis=1)
-        sums[:, target, 1] = fresh.sum(axis=1)
-        single = (sums[:, target, 0] == 1) & (ordered[:, -1] < 10)
-        tensor[:, target] = np.where(single, ordered[:, -1], target)
-    return alive, sums
+    return np.stack([used[:, i] & reached[:, s] & leads[:, t] for i, (s, t) in enumerate(EDGES)], axis=1)
 
 
-def _edge(builder: GraphBuilder, name: str, x: str, operator: str) -> str:
-    """Add one operator; a convolution is ReLU, convolution, BatchNorm."""
-    builder.block(name, _EDGE_LABELS[operator])
-    prefix = f"{name}/{operator}"
-    if operator == "avg_pool_3x3":
-        return builder.add(prefix, Pool("avg", k=3, s=1, p=1), x)
-    k = 3 if operator == "nor_conv_3x3" else 1
-    y = builder.add(f"{prefix}/relu", Activation("relu"), x)
-    return builder.add(f"{prefix}/conv", Conv(o=builder.shapes[x][1], k=k), y)
-
-
-def _cell(builder: GraphBuilder, name: str, x: str, architecture: Architecture, dead_edges: bool) -> str:
-    """Add one cell and return its output node."""
-    alive, _ = _liveness(np.array([architecture]))
+def _cell(
+    builder: GraphBuilder, name: str, x: str, architecture: Architecture, plan: _Plan, *, first: bool, last: bool
+) -> str:
+    """Add one cell and return its output node; `plan` is that of the one architecture."""
     nodes = {0: x}
+    late: dict[int, int] = {}  # nodes whose convolution has yet to run, and its edge
+    rectified: dict[str, str] = {}
+    pooled: dict[str, str] = {}
+    if not first and plan.joins[0]:
+        rectified[x] = x  # the cell before has applied the ReLU
+
+    def pool(index: int) -> str:
+        edge, tensor = "{}/edge{}to{}".format(name, *EDGES[index]), nodes[EDGES[index][0]]
+        if tensor not in pooled or plan.dead_edges:
+            builder.block(edge, OPERATORS[POOL])
+            pooled[tensor] = builder.add(f"{edge}/{OPERATORS[POOL]}", Pool("avg", k=3, s=1, p=1), tensor)
+        return pooled[tensor]
+
+    def convolve(index: int, total: str | None) -> str:
+        source, operator = EDGES[index][0], architecture[index]
+        tensor = nodes[source]
+        if tensor not in rectified:
+            builder.block(f"{name}/node{source}/relu", "relu")
+            rectified[tensor] = builder.add(f"{name}/node{source}/relu", Activation("relu"), tensor)
+        edge = "{}/edge{}to{}".format(name, *EDGES[index])
+        applies = bool(plan.relu[0, index] or (plan.joins[0] and plan.last[0, index] and not last))
+        builder.block(edge, _label(operator, total is not None, applies))
+        prefix, k = f"{edge}/{OPERATORS[operator]}", 3 if OPERATORS[operator] == "nor_conv_3x3" else 1
+        y = builder.add(f"{prefix}/conv", Conv(o=builder.shapes[tensor][1], k=k), rectified[tensor])
+        if total is not None:
+            y = builder.add(f"{prefix}/add", Add(), total, y)
+        if applies:
+            y = builder.add(f"{prefix}/relu", Activation("relu"), y)
+            rectified[y] = y
+        return y
+
     for target in (1, 2, 3):
-        arriving = []
-        for index, (source, end) in enumerate(EDGES):
-            operator = OPERATORS[architecture[index]]
-            if end != target or source not in nodes or operator == "none" or not (alive[0, index] or dead_edges):
-                continue
-            tensor = nodes[source]
-            if operator != "skip_connect":
-                tensor = _edge(builder, f"{name}/edge{source}to{target}", tensor, operator)
-            arriving.append(tensor)
+        into = [index for index, (_, end) in enumerate(EDGES) if end == target and plan.alive[0, index]]
+        arriving, convolutions, postponed = [], [], []
+        for index in into:
+            source = EDGES[index][0]
+            if architecture[index] in CONVOLUTIONS:
+                convolutions.append(index)
+            elif architecture[index] == POOL:
+                arriving.append(pool(index))
+            elif source in late:
+                postponed.append(late[source])
+            else:
+                arriving.append(nodes[source])
+        origin = int(plan.tensor[0, target])
+        if plan.late[0, origin]:  # this node, or the one that it passes on
+            late[target] = late[origin] if origin in late else into[0]
+            continue
+        total = arriving[0] if arriving else None
         if len(arriving) > 1:
-            builder.block(f"{name}/node{target}", _sum_label(len(arriving)))
-            total = arriving[0]
+            builder.block(f"{name}/node{target}", f"sum(n={len(arriving)})")
             for number, tensor in enumerate(arriving[1:], start=1):
-                total = builder.add(f"{name}/node{target}/add{number}", Add(), total, tensor)
-            nodes[target] = total
-        elif arriving:
-            nodes[target] = arriving[0]
-        elif target == 3 or dead_edges:
+                total = builder.add(f"{name}/node{target}/add{number}", Add(), str(total), tensor)
+        for index in (*convolutions, *postponed):
+            total = convolve(index, total)
+        if total is None and (target == 3 or plan.dead_edges):
             builder.block(f"{name}/node{target}/zero", "zero")
-            nodes[target] = builder.add(f"{name}/node{target}/zero", Zero(), x)
+            total = builder.add(f"{name}/node{target}/zero", Zero(), x)
+        if total is not None:
+            nodes[target] = total
     return nodes[3]
 
 

@@ -31,7 +31,7 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.space = space
-        self._lower = lru_cache(maxsize=8192)(space.lower)
+        self._lower = lru_cache(maxsize=8192)(self._lowered)
         self.nodes = nn.ModuleDict()
         for graph in covering_graphs(space):
             for node in graph.nodes:
@@ -41,6 +41,17 @@ class Supernet(nn.Module):
     def graph(self, architecture: Sequence[int]) -> Graph:
         """The lowered architecture, from a cache."""
         return self._lower(tuple(int(choice) for choice in architecture))
+
+    def _lowered(self, architecture: Architecture) -> Graph:
+        """Lower, and add what this architecture runs beside the choices: additions and the like, without weights."""
+        graph = self.space.lower(architecture)
+        for node in graph.nodes:
+            if node.name not in self.nodes:
+                module = node.kernel.module(*graph.input_shapes(node))
+                if module.state_dict():
+                    raise RuntimeError(f"the covering graphs of {self.space.name} lack the weights of {node.name}")
+                self.nodes[node.name] = module.train(self.training)
+        return graph
 
     def forward(self, x: Tensor, architecture: Sequence[int]) -> Tensor:
         """Logits of a batch ``(N, C, H, W)`` along the path of `architecture`."""
