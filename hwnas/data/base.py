@@ -256,7 +256,10 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     levels = np.arange(256) / 255.0
     means, stds = [], []
     for channel in range(images.shape[1]):
-        histogram = np.bincount(images[:, channel].reshape(-1), minlength=256) / images[:, channel].size
+        histogram = np.zeros(256)
+        for start in range(0, len(images), 64):  # bincount takes eight bytes a pixel
+            histogram += np.bincount(images[start : start + 64, channel].reshape(-1), minlength=256)
+        histogram /= images[:, channel].size
         mean = float(histogram @ levels)
         means.append(mean)
         stds.append(max(float(np.sqrt(histogram @ (levels - mean) ** 2)), 1 / 255))  # a constant channel stays finite
