@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwnas.export_run import export_run as export
+    from hwnas.operator_pool import select_pool
     from hwnas.predict import predict
     from hwnas.profiling import profile
     from hwnas.report import make_report as report
@@ -51,6 +52,7 @@ _HOME = {
     "report": "hwnas.report:make_report",
     "resume": "hwnas.search:resume",
     "search": "hwnas.search:search",
+    "select_pool": "hwnas.operator_pool:select_pool",
 }
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "report",
     "resume",
     "search",
+    "select_pool",
 ]
 
 

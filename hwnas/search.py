@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hwnas.evaluators.base import Evaluation, Evaluator
     from hwnas.sampler import FeasibleSampler
     from hwnas.spaces.supernet import Supernet
-    from hwnas.strategies.base import Strategy
+    from hwnas.strategies.base import Stage, Strategy
     from hwnas.training import Teacher
 
 __all__ = ["Plan", "SearchResult", "SearchSettings", "resume", "search"]
@@ -47,6 +47,7 @@ class SearchSettings:
     data: str
     constraints: tuple[str, ...]
     strategy: str = "evolution"
+    options: tuple[str, ...] = ()
     evaluator: str = "one-shot"
     evaluations: int | None = None
     supernet_epochs: int | None = None
@@ -90,7 +91,8 @@ class SearchSettings:
                 else "lacks its space, data or constraints"
             )
             raise ConfigError(f"the run {what}; it is damaged or of another version of hwnas")
-        return cls(**{**settings, "constraints": tuple(settings["constraints"])})
+        lists = {name: tuple(settings[name]) for name in ("constraints", "options") if name in settings}
+        return cls(**{**settings, **lists})
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def search(
     constraints: str | Sequence[str],
     *,
     strategy: str = "evolution",
+    options: Mapping[str, Any] | Sequence[str] = (),
     evaluator: str = "one-shot",
     evaluations: int | None = None,
     supernet_epochs: int | None = None,
@@ -155,6 +158,8 @@ def search(
         One or more texts such as ``"latency@cpu-onnxruntime <= 2ms"``.
     strategy
         Name of a strategy.
+    options
+        Settings of the strategy: a mapping, or texts such as ``"population=20"``.
     evaluator
         ``one-shot`` scores candidates with a supernet's weights, ``scratch`` trains each.
     evaluations
@@ -191,6 +196,9 @@ def search(
         data=data,
         constraints=texts,
         strategy=strategy,
+        options=tuple(f"{key}={value}" for key, value in options.items())
+        if isinstance(options, Mapping)
+        else tuple(options),
         evaluator=evaluator,
         evaluations=evaluations,
         supernet_epochs=supernet_epochs,
@@ -272,7 +280,10 @@ class Plan:
             )
         self.limits = ConstraintSet(settings.constraints, self.space, settings.tables)
         self.sampler: FeasibleSampler = self.limits.sampler()
-        self.strategy: Strategy = make_strategy(settings.strategy, self.space, self.sampler, seed=settings.seed)
+        self.strategy: Strategy = make_strategy(
+            settings.strategy, self.space, self.sampler, seed=settings.seed, **_strategy_settings(settings.options)
+        )
+        self.strategy.expect(self.evaluations)
         check_devices(self.limits, settings.tables)
 
     @property
@@ -283,6 +294,16 @@ class Plan:
         return self.strategy.planned if self.settings.evaluator == "one-shot" else SCRATCH_EVALUATIONS
 
 
+def _strategy_settings(options: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in options:
+        name, separator, value = (part.strip() for part in text.partition("="))
+        if not separator or not name:
+            raise ConfigError(f"cannot read the option {text!r} of the strategy; write name=value")
+        found[name] = value
+    return found
+
+
 def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
     from hwnas.delivery import deliver
 
@@ -290,11 +311,11 @@ def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
         import torch
 
         torch.set_num_threads(plan.settings.threads)
-    evaluator, teacher = _evaluator(run, plan, progress)
-    ranked = _candidates(run, plan, evaluator, progress)
+    evaluators = _Evaluators(run, plan, progress)
+    ranked = _candidates(run, plan, evaluators, progress)
     if not ranked:
         raise InfeasibleError("no candidate could be evaluated; look at info in trials.jsonl for the reason")
-    deliver(run, plan, ranked, teacher, progress)
+    deliver(run, plan, ranked, evaluators.teacher(), progress)
     return _result(run)
 
 
@@ -312,42 +333,76 @@ def _result(run: Run) -> SearchResult:
     )
 
 
-def _evaluator(run: Run, plan: Plan, progress: Progress | None) -> tuple[Evaluator, Teacher | None]:
-    """The evaluator, and a teacher for distillation if one is wanted; trains the supernet if it must."""
-    if plan.settings.evaluator == "scratch":
-        from hwnas.evaluators.scratch import ScratchEvaluator
+class _Evaluators:
+    """The evaluator of each stage of a search; trains the stage's supernet if there is one to train."""
 
-        return ScratchEvaluator(plan.space, plan.data, plan.config, folder=run.path / "checkpoints"), None
-    import torch
+    def __init__(self, run: Run, plan: Plan, progress: Progress | None) -> None:
+        self.run, self.plan, self.progress = run, plan, progress
+        self._stage = -1
+        self._supernet: Supernet | None = None
+        self._evaluator: Evaluator | None = None
 
-    from hwnas.evaluators.one_shot import OneShotEvaluator
-    from hwnas.spaces.supernet import Supernet
-    from hwnas.training import train_supernet
+    def of(self, stage: Stage) -> Evaluator:
+        """The evaluator of `stage`; stages come in order, and those that were skipped (resuming) are made up for."""
+        if self.plan.settings.evaluator == "scratch":
+            if self._evaluator is None:
+                from hwnas.evaluators.scratch import ScratchEvaluator
 
-    torch.manual_seed(plan.settings.seed)
-    supernet = Supernet(plan.space)
-    train_supernet(
-        supernet,
-        plan.data,
-        plan.supernet_config,
-        sampler=None,
-        checkpoint=run.checkpoint("supernet"),
-        progress=progress,
-    )
-    teacher = _teacher(supernet, plan) if plan.settings.distill else None
-    return OneShotEvaluator(supernet, plan.data, seed=plan.settings.seed), teacher
+                plan, folder = self.plan, self.run.path / "checkpoints"
+                self._evaluator = ScratchEvaluator(plan.space, plan.data, plan.config, folder=folder)
+            return self._evaluator
+        if self._evaluator is None or stage.number != self._stage:
+            self._evaluator = self._one_shot(stage)
+            self._stage = stage.number
+        return self._evaluator
+
+    def _one_shot(self, stage: Stage) -> Evaluator:
+        from dataclasses import replace
+
+        import torch
+
+        from hwnas.evaluators.one_shot import OneShotEvaluator
+        from hwnas.spaces.supernet import Supernet
+        from hwnas.training import BoxSampler, load_weights, train_supernet
+
+        plan = self.plan
+        name = f"supernet-{stage.number + 1}" if stage.name else "supernet"
+        torch.manual_seed(plan.settings.seed + stage.number)
+        if self._supernet is None or not stage.reuse:
+            self._supernet = Supernet(plan.space)
+            if stage.reuse and stage.number and not self.run.checkpoint(name).exists():
+                self._supernet.load_state_dict(load_weights(self.run.checkpoint(f"supernet-{stage.number}")))
+        config = plan.supernet_config
+        train_supernet(
+            self._supernet,
+            plan.data,
+            replace(config, epochs=max(1, round(stage.share * config.epochs))),
+            sampler=None if stage.allowed is None else BoxSampler(stage.allowed),
+            checkpoint=self.run.checkpoint(name),
+            progress=self.progress,
+            stage=f"supernet, {stage.name}" if stage.name else "supernet",
+        )
+        return OneShotEvaluator(self._supernet, plan.data, seed=plan.settings.seed)
+
+    def teacher(self) -> Teacher | None:
+        """For distillation, if it is wanted: the supernet's largest network, whatever it costs on the device."""
+        if not self.plan.settings.distill:
+            return None
+        from hwnas.training import Calibration, Teacher, largest
+
+        supernet = self._supernet
+        if supernet is None:
+            self.of(self.plan.strategy.stage)
+            supernet = self._supernet
+        assert supernet is not None
+        seed = self.plan.settings.seed
+        return Teacher(
+            supernet, largest(self.plan.space, seed=seed), Calibration(self.plan.data, batches=16, seed=seed)
+        )
 
 
-def _teacher(supernet: Supernet, plan: Plan) -> Teacher:
-    """The supernet's largest network, whatever it costs on the device."""
-    from hwnas.training import Calibration, Teacher, largest
-
-    calibration = Calibration(plan.data, batches=16, seed=plan.settings.seed)
-    return Teacher(supernet, largest(plan.space, seed=plan.settings.seed), calibration)
-
-
-def _candidates(run: Run, plan: Plan, evaluator: Evaluator, progress: Progress | None) -> list[Evaluation]:
-    """Ask and tell until the budget of evaluations is used up; best first."""
+def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
+    """Ask and tell until the budget of evaluations is used up; the best of the last stage first."""
     strategy, total = plan.strategy, plan.evaluations
     trials = run.trials()
     state = run.state
@@ -356,32 +411,36 @@ def _candidates(run: Run, plan: Plan, evaluator: Evaluator, progress: Progress |
         strategy.load_state_dict(state["strategy"])
         told = int(state["told"])
     strategy.tell(trials[told:])  # finished after the state was saved
-    report = _staged(progress, "search")
     waiting: list[Architecture] = list(strategy.pending)
     while len(trials) < total:
         architectures = waiting or strategy.ask(min(BATCH, total - len(trials)))
         waiting = []
         if not architectures:
             break
-        for evaluation in evaluator.evaluate(architectures[: total - len(trials)]):
-            priced = _with_costs(evaluation, plan.limits)
+        stage = strategy.stage
+        report = _staged(progress, f"search, {stage.name}" if stage.name else "search")
+        for evaluation in evaluators.of(stage).evaluate(architectures[: total - len(trials)]):
+            priced = _with_costs(evaluation, plan.limits, stage)
             run.add_trial(priced)
             trials.append(priced)
             strategy.tell([priced])
             best = f", best {strategy.best.score:.4f}" if strategy.best else ""
             report(len(trials), total, f"{len(trials)} of {total} architectures{best}")
         run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
-    unique = {trial.architecture: trial for trial in trials if not trial.failed}
+    # scores of different supernets do not compare
+    last = max((trial.info.get("stage", 0) for trial in trials), default=0)
+    unique = {t.architecture: t for t in trials if not t.failed and t.info.get("stage", 0) == last}
     return sorted(unique.values(), key=lambda trial: -trial.score)
 
 
-def _with_costs(evaluation: Evaluation, limits: ConstraintSet) -> Evaluation:
+def _with_costs(evaluation: Evaluation, limits: ConstraintSet, stage: Stage) -> Evaluation:
     from dataclasses import replace
 
     import numpy as np
 
     (costs,) = limits.costs(np.array([evaluation.architecture]))
-    return replace(evaluation, costs={**evaluation.costs, **costs})
+    info = {**evaluation.info, "stage": stage.number} if stage.number else evaluation.info
+    return replace(evaluation, costs={**evaluation.costs, **costs}, info=info)
 
 
 def _staged(progress: Progress | None, stage: str) -> Progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hwnas.spaces.graph import Graph, GraphBuilder
-from hwnas.spaces.kernels import Add, Conv, DepthwiseConv, GlobalPool, Linear
+from hwnas.spaces.kernels import Add, Conv, DepthwiseConv, GlobalPool, Linear, SqueezeExcite
 from hwnas.spaces.scaling import ScaledSpace, keep_strides, round_channels, scale_depth
 from hwnas.spaces.space import Architecture, Decision
 
@@ -66,21 +66,32 @@ class MobileNet(ScaledSpace):
 
 
 def mbconv(
-    builder: GraphBuilder, name: str, x: str, *, k: int, e: int, s: int, o: int, decision: int | None = None
+    builder: GraphBuilder,
+    name: str,
+    x: str,
+    *,
+    k: int,
+    e: int,
+    s: int,
+    o: int,
+    se: bool = False,
+    decision: int | None = None,
 ) -> str:
     """Add an inverted residual (MobileNetV2, arXiv 1801.04381) and return its output.
 
-    1x1 expansion by `e` (left out at 1), depthwise `k` x `k` with stride `s`, linear 1x1 to `o`
-    channels, and the input added where stride and channels allow.
+    1x1 expansion by `e` (left out at 1), depthwise `k` x `k` with stride `s`, squeeze-excite by a quarter if `se`
+    (MobileNetV3, arXiv 1905.02244), linear 1x1 to `o` channels, and the input added where stride and channels allow.
     """
-    label = f"mbconv(k={k},e={e},s={s},o={o})"
+    label = f"mbconv(k={k},e={e},s={s},o={o}{',se' if se else ''})"
     builder.block(name, label, decision)
     into = builder.shapes[x][1]
-    prefix = f"{name}/k{k}e{e}"
+    prefix = f"{name}/k{k}e{e}{'se' if se else ''}"
     y = x
     if e != 1:
         y = builder.add(f"{prefix}/expand", Conv(o=into * e, k=1, act=ACT), y)
     y = builder.add(f"{prefix}/depthwise", DepthwiseConv(k=k, s=s, act=ACT), y)
+    if se:
+        y = builder.add(f"{prefix}/se", SqueezeExcite(r=round_channels(into * e / 4)), y)
     y = builder.add(f"{prefix}/project", Conv(o=o, k=1), y)
     if s == 1 and into == o:
         y = builder.add(f"{prefix}/add", Add(), x, y)

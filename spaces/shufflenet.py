@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from hwnas.spaces.graph import Graph, GraphBuilder
-from hwnas.spaces.kernels import ChannelShuffle, Concat, Conv, DepthwiseConv, GlobalPool, Linear, Slice
+from hwnas.spaces.kernels import ChannelShuffle, Concat, Conv, DepthwiseConv, GlobalPool, Linear, Slice, SqueezeExcite
 from hwnas.spaces.scaling import ScaledSpace, keep_strides, round_channels, scale_depth
 from hwnas.spaces.space import Architecture, Decision
 
-__all__ = ["ShuffleNet", "choice_block"]
+__all__ = ["ShuffleNet", "choice_block", "skeleton"]
 
 STAGES = ((64, 4, 2), (160, 4, 2), (320, 8, 2), (640, 4, 2))  # channels, blocks, stride
 CHOICES = ("shuffle(k=3)", "shuffle(k=5)", "shuffle(k=7)", "xception")
@@ -30,13 +30,8 @@ class ShuffleNet(ScaledSpace):
     paper: ClassVar[str] = "Single Path One-Shot, arXiv 1904.00420"
 
     def _lay_out(self) -> None:
-        self._stem_stride, *strides = keep_strides(self.resolution, (2, *(stride for _, _, stride in STAGES)))
+        self._stem_stride, self._layers = skeleton(self.resolution, self.width, self.depth)
         self._stem, self._head = round_channels(STEM * self.width), round_channels(HEAD * self.width)
-        self._layers = [
-            (f"stage{number}/{index}", round_channels(wide * self.width, 16), stride if index == 0 else 1, index == 0)
-            for number, ((wide, blocks, _), stride) in enumerate(zip(STAGES, strides, strict=True), start=1)
-            for index in range(scale_depth(blocks, self.depth))
-        ]  # name, channels, stride, whether it widens
         self.decisions = tuple(Decision(name, CHOICES) for name, *_ in self._layers)
 
     def build(self, architecture: Architecture) -> Graph:
@@ -52,10 +47,29 @@ class ShuffleNet(ScaledSpace):
         return builder.graph(builder.add("head/classifier", Linear(o=self.classes), x))
 
 
+def skeleton(resolution: int, width: float, depth: float) -> tuple[int, list[tuple[str, int, int, bool]]]:
+    """Stride of the stem, and name, channels, stride and whether it widens of each of the searched layers."""
+    stem, *strides = keep_strides(resolution, (2, *(stride for _, _, stride in STAGES)))
+    return stem, [
+        (f"stage{number}/{index}", round_channels(wide * width, 16), stride if index == 0 else 1, index == 0)
+        for number, ((wide, blocks, _), stride) in enumerate(zip(STAGES, strides, strict=True), start=1)
+        for index in range(scale_depth(blocks, depth))
+    ]
+
+
 def choice_block(
-    builder: GraphBuilder, name: str, x: str, choice: str, *, s: int, o: int, widens: bool, decision: int | None = None
+    builder: GraphBuilder,
+    name: str,
+    x: str,
+    choice: str,
+    *,
+    s: int,
+    o: int,
+    widens: bool,
+    se: bool = False,
+    decision: int | None = None,
 ) -> str:
-    """Add one of SPOS's choice blocks and return its output.
+    """Add one of SPOS's choice blocks, if asked with squeeze-excite at the end of its branch; return its output.
 
     A widening block (the first of a stage) runs two branches on the whole input; any other shuffles
     the channels, passes one half on, and runs the main branch on the other half.
@@ -63,9 +77,9 @@ def choice_block(
     kind, _, k_text = choice.partition("(k=")
     k = int(k_text[:-1]) if k_text else 3
     inner = f"k={k}," if kind == "shuffle" else ""
-    label = f"{kind}({inner}s={s},o={o},{'widen' if widens else 'keep'})"
+    label = f"{kind}({inner}s={s},o={o},{'widen' if widens else 'keep'}{',se' if se else ''})"
     builder.block(name, label, decision)
-    prefix = f"{name}/{kind}{k if kind == 'shuffle' else ''}"
+    prefix = f"{name}/{kind}{k if kind == 'shuffle' else ''}{'se' if se else ''}"
     channels = builder.shapes[x][1]
     if widens:
         side = builder.add(f"{prefix}/side/depthwise", DepthwiseConv(k=k, s=s), x)
@@ -85,4 +99,6 @@ def choice_block(
         for step, (wide, stride) in enumerate(((middle, s), (middle, 1), (out, 1))):
             main = builder.add(f"{prefix}/depthwise{step}", DepthwiseConv(k=3, s=stride), main)
             main = builder.add(f"{prefix}/pointwise{step}", Conv(o=wide, k=1, act="relu"), main)
+    if se:
+        main = builder.add(f"{prefix}/se", SqueezeExcite(r=round_channels(out / 4)), main)
     return builder.add(f"{prefix}/concat", Concat(), side, main)

@@ -36,6 +36,7 @@ spaces = Registry(
         "mobilenet": "hwnas.spaces.mobilenet:MobileNet",
         "shufflenet": "hwnas.spaces.shufflenet:ShuffleNet",
         "nasbench201": "hwnas.spaces.nasbench201:NASBench201",
+        "hurricane": "hwnas.spaces.hurricane:Hurricane",
     },
 )
 

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from hwnas import __version__
 from hwnas.cli.export import export
 from hwnas.cli.listings import devices, spaces, strategies, tables
+from hwnas.cli.pool import pool
 from hwnas.cli.predict import predict
 from hwnas.cli.profile import profile
 from hwnas.cli.report import report
@@ -47,7 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-for command in (devices, spaces, strategies, tables, profile, search, export, predict, report):
+for command in (devices, spaces, strategies, tables, profile, pool, search, export, predict, report):
     app.command()(command)
 
 

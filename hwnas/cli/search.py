@@ -26,6 +26,10 @@ def search(
         typer.Option(metavar="TEXT", help='Such as "latency@cpu-onnxruntime <= 2ms"; may be given several times.'),
     ] = None,
     strategy: Annotated[str, typer.Option(metavar="NAME", help="See `hwnas strategies`.")] = "evolution",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A setting of the strategy; may be given several times."),
+    ] = None,
     evaluator: Annotated[
         str, typer.Option(metavar="one-shot|scratch", help="Weights of a supernet, or training of every candidate.")
     ] = "one-shot",
@@ -72,6 +76,8 @@ def search(
       hwnas search --space shufflenet --data fashion-mnist --strategy regularized-evolution
           --constraint "latency@cpu-onnxruntime <= 1ms" --constraint "size <= 4MB" --run runs/shuffle
       hwnas search --resume runs/shuffle
+      hwnas search --space "hurricane(width=0.25,pool=sep3+mb5e3+shuffle3)" --data digits --strategy hurricane
+          --option reuse=no --constraint "latency@cpu-onnxruntime <= 1ms"
     """
     import hwnas
 
@@ -92,6 +98,7 @@ def search(
                 data,
                 constraint,
                 strategy=strategy,
+                options=option or (),
                 evaluator=evaluator,
                 evaluations=evaluations,
                 supernet_epochs=supernet_epochs,

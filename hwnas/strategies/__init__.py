@@ -23,6 +23,7 @@ strategies = Registry(
         "evolution": "hwnas.strategies.evolution:Evolution",
         "regularized-evolution": "hwnas.strategies.regularized_evolution:RegularizedEvolution",
         "reinforce": "hwnas.strategies.reinforce:Reinforce",
+        "hurricane": "hwnas.strategies.hurricane:Hurricane",
     },
 )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,10 +26,33 @@ from hwnas.sampler import FeasibleSampler
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.space import Architecture, SearchSpace
 
-__all__ = ["Strategy"]
+__all__ = ["Stage", "Strategy"]
 
 #: Fruitless batches after which a feasible set of unknown size counts as exhausted.
 PATIENCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A part of the space that is searched with a supernet of its own.
+
+    Attributes
+    ----------
+    number, name
+        From 0, and what progress calls it; empty where a search has one stage.
+    allowed
+        Per decision a bool mask over its choices: the paths that the supernet is trained on; None for all.
+    share
+        Of the supernet's epochs, what this stage trains for.
+    reuse
+        Whether the supernet begins with the weights of the stage before.
+    """
+
+    number: int = 0
+    name: str = ""
+    allowed: tuple[np.ndarray, ...] | None = None
+    share: float = 1.0
+    reuse: bool = False
 
 
 class Strategy(ABC):
@@ -57,6 +81,8 @@ class Strategy(ABC):
     paper: ClassVar[str] = ""
     #: Whether an architecture may be asked for again after it was asked for once.
     repeats: ClassVar[bool] = False
+    #: Whether it only ends when every feasible architecture was asked for.
+    thorough: ClassVar[bool] = True
 
     def __init__(self, space: SearchSpace, sampler: FeasibleSampler | None = None, *, seed: int = 0) -> None:
         self.space = space
@@ -67,6 +93,7 @@ class Strategy(ABC):
         self._visited: dict[Architecture, None] = {}
         self._best: Evaluation | None = None
         self._exhausted = False
+        self._total: int | None = None
 
     # ------------------------------------------------------------------ the interface
 
@@ -120,6 +147,15 @@ class Strategy(ABC):
     def planned(self) -> int:
         """How many evaluations the method's authors gave it; it never stops by itself."""
         return 1000
+
+    def expect(self, evaluations: int) -> None:
+        """Be told how many evaluations the search will make; a strategy in stages divides them."""
+        self._total = evaluations
+
+    @property
+    def stage(self) -> Stage:
+        """What the next asks are of; a search trains a supernet for each stage."""
+        return Stage()
 
     @property
     def hyper(self) -> dict[str, Any]:

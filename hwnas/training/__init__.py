@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from hwnas.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
     from hwnas.training.config import TrainConfig
     from hwnas.training.scoring import Score, evaluate
-    from hwnas.training.supernet import Calibration, Teacher, largest, recalibrated, train_supernet
+    from hwnas.training.supernet import BoxSampler, Calibration, Teacher, largest, recalibrated, train_supernet
     from hwnas.training.trainer import TrainResult, train
 
 _HOME = {
+    "BoxSampler": "supernet",
     "Calibration": "supernet",
     "Score": "scoring",
     "Teacher": "supernet",
@@ -32,6 +33,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BoxSampler",
     "Calibration",
     "Score",
     "Teacher",

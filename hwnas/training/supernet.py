@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from hwnas.spaces.space import Architecture, SearchSpace
     from hwnas.spaces.supernet import Supernet
 
-__all__ = ["Calibration", "PathSampler", "SupernetResult", "Teacher", "largest", "recalibrated", "train_supernet"]
+__all__ = [
+    "BoxSampler",
+    "Calibration",
+    "PathSampler",
+    "SupernetResult",
+    "Teacher",
+    "largest",
+    "recalibrated",
+    "train_supernet",
+]
 
 #: images of the calibration set that are held as normalised floats; above it they stay uint8
 MOST_CACHED_BYTES = 512_000_000
@@ -54,6 +63,17 @@ class _Uniform:
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return self.space.sample(n, rng)
+
+
+class BoxSampler:
+    """Uniform architectures of a box in a space: per decision a bool mask over its choices."""
+
+    def __init__(self, allowed: Sequence[np.ndarray]) -> None:
+        self.choices = [np.flatnonzero(mask) for mask in allowed]
+
+    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """`n` architectures, shape ``(n, decisions)``."""
+        return np.stack([rng.choice(choices, n) for choices in self.choices], axis=1)
 
 
 def train_supernet(

@@ -201,6 +201,40 @@ def test_a_kill_in_the_middle_of_a_search_loses_nothing(tables: str, budget: flo
     assert result.onnx.exists()
 
 
+def test_a_search_in_two_stages_goes_on_in_either(tables: str, budget: float, tmp_path: Path) -> None:
+    text = f"latency@recorded.{DEVICE} <= {budget:.6f}ms"
+    two_stages: dict[str, Any] = {**FAST, "supernet_epochs": 2, "strategy": "hurricane", "tables": tables}
+    options = {"population": 6}
+    whole = hwnas.search(SPACE, "digits", text, run=tmp_path / "whole", options=options, **two_stages)
+    trials = [trial.info.get("stage", 0) for trial in hwnas.Run.open(whole.run, write=False).trials()]
+    assert trials == sorted(trials)
+    assert set(trials) == {0, 1}
+    for number, moment in enumerate(("search, stage 1", "supernet, stage 2", "search, stage 2")):
+
+        def stop(done: float, total: float, words: str, moment: str = moment) -> None:
+            if words.startswith(moment) and done >= 0.5 * total - 3:
+                raise KeyboardInterrupt
+
+        run = tmp_path / f"stopped{number}"
+        with pytest.raises(KeyboardInterrupt):
+            hwnas.search(SPACE, "digits", text, run=run, options=options, progress=stop, **two_stages)
+        kept = (run / "trials.jsonl").read_text().splitlines() if (run / "trials.jsonl").exists() else []
+        result = hwnas.resume(run)
+        lines = (run / "trials.jsonl").read_text().splitlines()
+        assert lines[: len(kept)] == kept
+        assert result.trials == len(lines) == whole.trials == 12
+        stages = [json.loads(line)["info"].get("stage", 0) for line in lines]
+        assert stages == sorted(stages)
+        assert list(result.architecture) in [json.loads(line)["architecture"] for line in lines[stages.index(1) :]]
+
+
+@pytest.mark.parametrize("option", ["population", "=3", "luck=3", "population=some"])
+def test_a_bad_option_of_the_strategy_is_refused(option: str, tables: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"option|setting|no int"):
+        hwnas.search(SPACE, "digits", "params <= 1M", run=tmp_path / "run", options=[option], tables=tables, **FAST)
+    assert not (tmp_path / "run").exists()
+
+
 def test_mistakes_show_before_anything_is_written(tables: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     space = hwnas.get_space(SPACE, resolution=8, channels=1, classes=10)

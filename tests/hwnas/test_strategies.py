@@ -12,11 +12,13 @@ import pytest
 
 from hwnas.costs import AdditiveCost
 from hwnas.evaluators import Evaluation
+from hwnas.nearest import Bound
 from hwnas.sampler import FeasibleSampler
 from hwnas.spaces import Architecture, ConfigError, get_space
 from hwnas.strategies import get_strategy, list_strategies, make_strategy
 from hwnas.strategies.base import Strategy
 from hwnas.strategies.evolution import Evolution
+from hwnas.strategies.hurricane import Hurricane
 from hwnas.strategies.random import RandomSearch
 from hwnas.strategies.regularized_evolution import RegularizedEvolution
 from hwnas.strategies.reinforce import Reinforce
@@ -297,3 +299,75 @@ def test_an_evaluation_survives_json() -> None:
     assert back.failed
     assert (back.architecture, back.costs["latency@x"], back.info) == ((1, 2), 2.0, {"note": "failed"})
     assert Evaluation.from_json(json.loads(json.dumps(Evaluation((1,), 0.1).to_json()))) == Evaluation((1,), 0.1)
+
+
+class TestHurricane:
+    def make(self, share: float = 0.3, **hyper: Any) -> Hurricane:
+        space = get_space("mobilenet(resolution=32,width=0.25)")
+        cost = random_cost(space, 3)
+        low, high = cost.range()
+        sampler = FeasibleSampler(space, [Bound("cost <= some", cost, upper=low + share * (high - low))])
+        return Hurricane(space, sampler, population=10, **hyper)
+
+    def play(self, strategy: Hurricane, evaluations: int) -> list[tuple[int, Architecture]]:
+        """(stage, architecture) of everything asked for; quality is a made-up sum."""
+        quality = random_cost(strategy.space, 4)
+        strategy.expect(evaluations)
+        asked: list[tuple[int, Architecture]] = []
+        while len(asked) < evaluations:
+            found = strategy.ask(min(7, evaluations - len(asked)))
+            if not found:
+                break
+            asked += [(strategy.stage.number, architecture) for architecture in found]
+            strategy.tell([Evaluation(a, float(quality.values(np.array([a]))[0])) for a in found])
+        return asked
+
+    @pytest.mark.parametrize("order", ["later-first", "earlier-first"])
+    def test_one_half_of_the_layers_moves_at_a_time(self, order: str) -> None:
+        strategy = self.make(order=order)
+        asked = self.play(strategy, 200)
+        early = np.arange(len(strategy.space.decisions)) < round(0.4 * len(strategy.space.decisions))
+        first, second = (np.array([a for number, a in asked if number == stage]) for stage in (0, 1))
+        moving = ~early if order == "later-first" else early
+        assert (np.ptp(first[:, ~moving], axis=0) == 0).all()
+        assert np.ptp(first[:, moving], axis=0).any()
+        assert (np.ptp(second[:, moving], axis=0) == 0).all()
+        quality = random_cost(strategy.space, 4)
+        assert (second[0, moving] == first[quality.values(first).argmax(), moving]).all()
+        assert abs(len(first) - 200 * moving.mean()) <= 1
+
+    def test_stage_2_never_starves(self) -> None:
+        """Down to a budget that hardly anything meets, both stages find networks within it."""
+        for share in (0.002, 0.02, 0.2, 0.9):
+            strategy = self.make(share)
+            asked = self.play(strategy, 60)
+            assert {number for number, _ in asked} >= {0}
+            assert strategy.stage.number == 1
+            assert strategy.sampler.contains([a for _, a in asked]).all()
+
+    def test_the_fixed_layers_spend_no_more_than_their_share(self) -> None:
+        strategy = self.make(0.5)
+        cost = strategy.sampler.bounds[0].cost
+        assert isinstance(cost, AdditiveCost)
+        fixed = [not mask.all() for mask in strategy.stage.allowed or ()]
+        (architecture,) = strategy.ask(1)
+        above = [part.table[architecture[part.decisions[0]]] - part.table.min() for part in cost.parts]
+        spread = [float(np.ptp(part.table)) for part in cost.parts]
+        spent, could = (sum(v for v, f in zip(values, fixed, strict=True) if f) for values in (above, spread))
+        assert 0.4 * could < spent <= 0.5 * could + 1e-9
+
+    def test_stages_tell_what_a_supernet_trains(self) -> None:
+        strategy = self.make(first=0.7, reuse="no")
+        before = strategy.stage
+        assert (before.number, before.share, before.reuse) == (0, 0.7, False)
+        self.play(strategy, 60)
+        after = strategy.stage
+        assert (after.number, round(after.share, 9)) == (1, 0.3)
+        assert before.allowed is not None
+        assert after.allowed is not None
+        assert all(one.all() != other.all() for one, other in zip(before.allowed, after.allowed, strict=True))
+
+    def test_settings_are_checked(self) -> None:
+        for hyper in ({"order": "sideways"}, {"split": 99}, {"reuse": "maybe"}, {"first": 1.5}):
+            with pytest.raises(ConfigError):
+                self.make(**hyper)

@@ -118,7 +118,7 @@ def test_in_place_distillation_trains_both_paths(digits: Dataset, space: SearchS
     assert result.history[-1].loss < result.history[0].loss
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "shufflenet", "nasbench201"])
+@pytest.mark.parametrize("name", ["mobilenet", "shufflenet", "nasbench201", "hurricane"])
 def test_the_largest_architecture_has_the_most_macs(name: str) -> None:
     space = get_space(name, resolution=8, channels=1, classes=10, width=0.25, depth=0.2)
     found = space.lower(largest(space)).macs
