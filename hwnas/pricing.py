@@ -138,9 +138,9 @@ def _fit(counts: np.ndarray, rows: np.ndarray, measured: np.ndarray, refine: boo
 
 
 def _cross_validate(
-    counts: np.ndarray, rows: np.ndarray, measured: np.ndarray, refine: bool
+    counts: np.ndarray, rows: np.ndarray, measured: np.ndarray, refine: bool, fitted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[_Fit]]:
-    """Refit without each fold in turn.
+    """Refit without each fold in turn, on those networks that are `fitted` (a bool mask); all get a residual.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def _cross_validate(
     fits: list[_Fit] = []
     order = np.random.default_rng(0).permutation(len(measured))
     for fold in np.array_split(order, min(FOLDS, len(measured))) if len(measured) > 1 else ():
-        rest = np.setdiff1d(order, fold)
+        rest = np.setdiff1d(order[fitted[order]], fold)
         fits.append(_fit(counts[rest], rows, measured[rest], refine))
         owner[fold] = len(fits) - 1
         residuals[fold] = measured[fold] / fits[-1].predict(counts[fold], rows) - 1.0
@@ -186,7 +186,7 @@ class LatencyModel:
     networks
         How many whole networks the correction was fitted on.
     residuals
-        Relative residuals of those networks, each under a fit that never saw it, shape ``(networks,)``.
+        Relative residuals of all networks, unstable ones too, each under a fit that never saw it; ``(n,)``.
     folds, fold_of
         These fits as look-ups, and which of them each residual belongs to.
     """
@@ -220,8 +220,8 @@ class LatencyModel:
         The correction minimises relative errors: a slope, or a slope and an intercept, and with
         `refine` a ridge-regularised change of every row (shrunk to the rows; how strongly is chosen,
         like the rest, by leave-one-out error). Without networks the rows are summed as they are,
-        and the interval is unknown. Networks marked unstable are left out when at least half are
-        stable.
+        and the interval is unknown. Networks marked unstable are not fitted on when at least half are
+        stable; they do count for the interval.
 
         Parameters
         ----------
@@ -263,14 +263,16 @@ class LatencyModel:
         methods = {row.method for row in (*used, *pool)} | {table.device.method}
         if len(methods) > 1:
             raise TableError(f"the table of {table.device.key} mixes the methods {', '.join(sorted(methods))}")
-        stable = [row for row in pool if row.stable]
-        pool = stable if 2 * len(stable) >= len(pool) else pool
+        # an unstable network pulls no fit, but the interval must know that such networks are met
+        fitted = np.array([row.stable for row in pool], dtype=bool)
+        if 2 * fitted.sum() < len(pool):
+            fitted[:] = True
         counts = space.counts(np.array([space.validate(row.architecture) for row in pool])) if pool else None
         if counts is None:
             counts = np.zeros((0, len(rows)), dtype=np.int64)
         measured = np.array([row.median_ms for row in pool])
-        fit = _fit(counts, rows, measured, refine)
-        residuals, owner, fits = _cross_validate(counts, rows, measured, refine)
+        fit = _fit(counts[fitted], rows, measured[fitted], refine)
+        residuals, owner, fits = _cross_validate(counts, rows, measured, refine, fitted)
 
         def look_ups(one: _Fit) -> AdditiveCost:
             return AdditiveCost.from_space(space, one.block_ms(rows)).scaled(1.0, one.intercept)
@@ -285,7 +287,7 @@ class LatencyModel:
             intercept_ms=fit.intercept,
             slope=fit.slope,
             strength=fit.strength,
-            networks=len(measured),
+            networks=int(fitted.sum()),
             residuals=residuals if fits else np.zeros(0),
             folds=tuple(look_ups(one) for one in fits),
             fold_of=owner,

@@ -154,6 +154,10 @@ def test_unstable_networks_are_left_out_while_enough_are_stable(table: Setup) ->
     model = LatencyModel.from_table(machine.space, rows, networks=[*networks, *spoiled])
     assert model.networks == 20
     assert np.abs(error(model, machine)).max() < 1e-3
+    # they are met all the same, and the interval knows
+    assert len(model.residuals) == 30
+    clean = LatencyModel.from_table(machine.space, rows, networks=networks)
+    assert model.relative_error(0.9) > 10 * clean.relative_error(0.9)
 
 
 def test_networks_in_the_table_count_if_they_are_of_this_very_space(table: Setup) -> None:

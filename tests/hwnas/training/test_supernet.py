@@ -16,7 +16,16 @@ from hwnas.evaluators.scratch import ScratchEvaluator
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.spaces.errors import ConfigError, ModelError
 from hwnas.spaces.supernet import Supernet
-from hwnas.training import Calibration, Teacher, TrainConfig, evaluate, largest, recalibrated, train_supernet
+from hwnas.training import (
+    BoxSampler,
+    Calibration,
+    Teacher,
+    TrainConfig,
+    evaluate,
+    largest,
+    recalibrated,
+    train_supernet,
+)
 
 SMALL = TrainConfig.supernet(epochs=2, batch_size=64, precision="float32", device="cpu")
 
@@ -75,6 +84,15 @@ def test_only_the_drawn_paths_are_trained(digits: Dataset) -> None:
             continue
         on_path = any(name.startswith(prefix) for prefix in active)
         assert torch.equal(tensor, before[name]) is not on_path, name
+
+
+def test_a_box_is_drawn_from_uniformly(space: SearchSpace) -> None:
+    allowed = [np.arange(radix) % 2 == 0 for radix in space.radices.tolist()]
+    drawn = BoxSampler(allowed).sample(3000, np.random.default_rng(0))
+    for column, mask in zip(drawn.T, allowed, strict=True):
+        choices, counts = np.unique(column, return_counts=True)
+        assert choices.tolist() == np.flatnonzero(mask).tolist()
+        assert abs(counts / 3000 - 1 / mask.sum()).max() < 0.05
 
 
 def test_the_loss_falls_and_a_path_predicts(digits: Dataset, space: SearchSpace) -> None:
