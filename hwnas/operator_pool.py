@@ -21,7 +21,17 @@ from hwnas.spaces.errors import ConfigError, TableError
 from hwnas.spaces.registry import Registry
 from hwnas.spaces.space import SearchSpace, get_space
 
-__all__ = ["Layer", "OperatorPool", "PoolRule", "pool_rules", "rank_agreement", "read_layers", "select_pool"]
+__all__ = [
+    "Bands",
+    "Efficiency",
+    "Layer",
+    "OperatorPool",
+    "PoolRule",
+    "pool_rules",
+    "rank_agreement",
+    "read_layers",
+    "select_pool",
+]
 
 Progress = Callable[[float, float, str], None]
 
