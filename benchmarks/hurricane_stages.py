@@ -38,8 +38,8 @@ from hwnas.spaces.files import atomic_write
 
 METHODS: dict[str, dict[str, Any]] = {
     "SPOS": {},
-    "two stages": {"reuse": "yes"},
-    "two stages, fresh weights": {"reuse": "no"},
+    "two stages": {"reuse": True},
+    "two stages, fresh weights": {"reuse": False},
 }
 
 

@@ -191,14 +191,13 @@ def search(
         With one sentence that says what to change. The run folder keeps what was finished.
     """
     texts = (constraints,) if isinstance(constraints, str) else tuple(constraints)
+    pairs = [f"{key}={value}" for key, value in options.items()] if isinstance(options, Mapping) else options
     settings = SearchSettings(
         space=space,
         data=data,
         constraints=texts,
         strategy=strategy,
-        options=tuple(f"{key}={value}" for key, value in options.items())
-        if isinstance(options, Mapping)
-        else tuple(options),
+        options=tuple(pairs),
         evaluator=evaluator,
         evaluations=evaluations,
         supernet_epochs=supernet_epochs,
@@ -343,7 +342,7 @@ class _Evaluators:
         self._evaluator: Evaluator | None = None
 
     def of(self, stage: Stage) -> Evaluator:
-        """The evaluator of `stage`; stages come in order, and those that were skipped (resuming) are made up for."""
+        """The evaluator of `stage`; stages come in order, and a resumed search begins with the one it was in."""
         if self.plan.settings.evaluator == "scratch":
             if self._evaluator is None:
                 from hwnas.evaluators.scratch import ScratchEvaluator
@@ -385,20 +384,18 @@ class _Evaluators:
         return OneShotEvaluator(self._supernet, plan.data, seed=plan.settings.seed)
 
     def teacher(self) -> Teacher | None:
-        """For distillation, if it is wanted: the supernet's largest network, whatever it costs on the device."""
+        """For distillation, if it is wanted: the largest network that the supernet was trained on."""
         if not self.plan.settings.distill:
             return None
-        from hwnas.training import Calibration, Teacher, largest
+        from hwnas.training import BoxSampler, Calibration, Teacher, largest
 
-        supernet = self._supernet
-        if supernet is None:
-            self.of(self.plan.strategy.stage)
-            supernet = self._supernet
-        assert supernet is not None
-        seed = self.plan.settings.seed
-        return Teacher(
-            supernet, largest(self.plan.space, seed=seed), Calibration(self.plan.data, batches=16, seed=seed)
-        )
+        plan, stage = self.plan, self.plan.strategy.stage
+        if self._supernet is None:
+            self.of(stage)
+        assert self._supernet is not None
+        sampler = None if stage.allowed is None else BoxSampler(stage.allowed)
+        architecture = largest(plan.space, sampler, seed=plan.settings.seed)
+        return Teacher(self._supernet, architecture, Calibration(plan.data, batches=16, seed=plan.settings.seed))
 
 
 def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
@@ -427,9 +424,11 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
             best = f", best {strategy.best.score:.4f}" if strategy.best else ""
             report(len(trials), total, f"{len(trials)} of {total} architectures{best}")
         run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
-    # scores of different supernets do not compare
-    last = max((trial.info.get("stage", 0) for trial in trials), default=0)
-    unique = {t.architecture: t for t in trials if not t.failed and t.info.get("stage", 0) == last}
+    usable = [trial for trial in trials if not trial.failed]
+    if plan.settings.evaluator == "one-shot":  # scores of different supernets do not compare
+        last = max((trial.info.get("stage", 0) for trial in usable), default=0)
+        usable = [trial for trial in usable if trial.info.get("stage", 0) == last]
+    unique = {trial.architecture: trial for trial in usable}
     return sorted(unique.values(), key=lambda trial: -trial.score)
 
 

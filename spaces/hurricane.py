@@ -6,12 +6,12 @@ import re
 from typing import ClassVar
 
 from hwnas.spaces.errors import ConfigError
-from hwnas.spaces.graph import Graph, GraphBuilder
-from hwnas.spaces.kernels import Conv, DepthwiseConv, GlobalPool, Linear, SqueezeExcite
+from hwnas.spaces.graph import GraphBuilder
+from hwnas.spaces.kernels import Conv, DepthwiseConv, SqueezeExcite
 from hwnas.spaces.mobilenet import mbconv
-from hwnas.spaces.scaling import ScaledSpace, round_channels
-from hwnas.spaces.shufflenet import HEAD, STEM, choice_block, skeleton
-from hwnas.spaces.space import Architecture, Decision
+from hwnas.spaces.scaling import round_channels
+from hwnas.spaces.shufflenet import ShuffleNet, choice_block
+from hwnas.spaces.space import Decision
 
 __all__ = ["OPERATORS", "Hurricane", "parse_pool", "pool_text"]
 
@@ -26,7 +26,7 @@ OPERATORS = (*_PLAIN, *(f"{code}se" for code in _PLAIN))
 _CODE = re.compile(r"(sep|mb|shuffle|xception)(\d*)(?:e(\d))?(se)?")
 
 
-class Hurricane(ScaledSpace):
+class Hurricane(ShuffleNet):
     """HURRICANE's operator pool (arXiv 1910.11609) on the skeleton of Single Path One-Shot.
 
     Each of 20 layers takes one of 32 operators of five families: separable convolutions ``sep3`` to ``sep7``,
@@ -60,24 +60,23 @@ class Hurricane(ScaledSpace):
         super().__init__(resolution, channels, classes, width, depth)
 
     def _lay_out(self) -> None:
-        self._stem_stride, self._layers = skeleton(self.resolution, self.width, self.depth)
-        self._stem, self._head = round_channels(STEM * self.width), round_channels(HEAD * self.width)
+        super()._lay_out()
         pools = parse_pool(self.pool, len(self._layers))
         self.pool = pool_text(pools)
         self.decisions = tuple(Decision(layer[0], pool) for layer, pool in zip(self._layers, pools, strict=True))
 
-    def build(self, architecture: Architecture) -> Graph:
-        builder = GraphBuilder(self.input_shape)
-        s, o = self._stem_stride, self._stem
-        builder.block("stem", f"conv(k=3,s={s},o={o},act=relu)")
-        x = builder.add("stem/conv", Conv(o=o, k=3, s=s, act="relu"), "input")
-        for index, (choice, (name, out, stride, widens)) in enumerate(zip(architecture, self._layers, strict=True)):
-            code = self.decisions[index].choices[choice]
-            x = _operator(builder, name, x, code, s=stride, o=out, widens=widens, decision=index)
-        builder.block("head", f"head(o={self._head},n={self.classes},act=relu)")
-        x = builder.add("head/conv", Conv(o=self._head, k=1, act="relu"), x)
-        x = builder.add("head/pool", GlobalPool(), x)
-        return builder.graph(builder.add("head/classifier", Linear(o=self.classes), x))
+    def _layer(
+        self, builder: GraphBuilder, name: str, x: str, operator: str, *, s: int, o: int, widens: bool, decision: int
+    ) -> str:
+        match = _CODE.fullmatch(operator)
+        assert match is not None
+        family, k, e, se = match[1], int(match[2] or 3), int(match[3] or 0), match[4] is not None
+        if family == "sep":
+            return _separable(builder, name, x, k=k, s=s, o=o, se=se, decision=decision)
+        if family == "mb":
+            return mbconv(builder, name, x, k=k, e=e, s=s, o=o, se=se, decision=decision)
+        choice = f"shuffle(k={k})" if family == "shuffle" else "xception"
+        return choice_block(builder, name, x, choice, s=s, o=o, widens=widens, se=se, decision=decision)
 
 
 def parse_pool(text: str, layers: int) -> tuple[tuple[str, ...], ...]:
@@ -104,20 +103,6 @@ def pool_text(pools: tuple[tuple[str, ...], ...]) -> str:
     """The shortest text that `parse_pool` reads `pools` from."""
     parts = ["all" if codes == OPERATORS else "+".join(codes) for codes in pools]
     return parts[0] if len(set(parts)) == 1 else "/".join(parts)
-
-
-def _operator(
-    builder: GraphBuilder, name: str, x: str, code: str, *, s: int, o: int, widens: bool, decision: int
-) -> str:
-    match = _CODE.fullmatch(code)
-    assert match is not None
-    family, k, e, se = match[1], int(match[2] or 3), int(match[3] or 0), match[4] is not None
-    if family == "sep":
-        return _separable(builder, name, x, k=k, s=s, o=o, se=se, decision=decision)
-    if family == "mb":
-        return mbconv(builder, name, x, k=k, e=e, s=s, o=o, se=se, decision=decision)
-    choice = f"shuffle(k={k})" if family == "shuffle" else "xception"
-    return choice_block(builder, name, x, choice, s=s, o=o, widens=widens, se=se, decision=decision)
 
 
 def _separable(builder: GraphBuilder, name: str, x: str, *, k: int, s: int, o: int, se: bool, decision: int) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.graph import Graph, GraphBuilder
 from hwnas.spaces.kernels import ChannelShuffle, Concat, Conv, DepthwiseConv, GlobalPool, Linear, Slice, SqueezeExcite
 from hwnas.spaces.scaling import ScaledSpace, keep_strides, round_channels, scale_depth
 from hwnas.spaces.space import Architecture, Decision
 
-__all__ = ["ShuffleNet", "choice_block", "skeleton"]
+__all__ = ["ShuffleNet", "choice_block"]
 
 STAGES = ((64, 4, 2), (160, 4, 2), (320, 8, 2), (640, 4, 2))  # channels, blocks, stride
 CHOICES = ("shuffle(k=3)", "shuffle(k=5)", "shuffle(k=7)", "xception")
@@ -30,8 +31,20 @@ class ShuffleNet(ScaledSpace):
     paper: ClassVar[str] = "Single Path One-Shot, arXiv 1904.00420"
 
     def _lay_out(self) -> None:
-        self._stem_stride, self._layers = skeleton(self.resolution, self.width, self.depth)
+        self._stem_stride, *strides = keep_strides(self.resolution, (2, *(stride for _, _, stride in STAGES)))
         self._stem, self._head = round_channels(STEM * self.width), round_channels(HEAD * self.width)
+        self._layers = [
+            (f"stage{number}/{index}", round_channels(wide * self.width, 16), stride if index == 0 else 1, index == 0)
+            for number, ((wide, blocks, _), stride) in enumerate(zip(STAGES, strides, strict=True), start=1)
+            for index in range(scale_depth(blocks, self.depth))
+        ]  # name, channels, stride, whether it widens
+        into = self._stem
+        for name, out, _, widens in self._layers:
+            if widens and out <= into:  # one branch carries the input's channels, the other adds the rest
+                raise ConfigError(
+                    f"{self.name} needs a larger width than {self.width:g}: {name} would not widen its {into} channels"
+                )
+            into = out
         self.decisions = tuple(Decision(name, CHOICES) for name, *_ in self._layers)
 
     def build(self, architecture: Architecture) -> Graph:
@@ -40,21 +53,18 @@ class ShuffleNet(ScaledSpace):
         builder.block("stem", f"conv(k=3,s={s},o={o},act=relu)")
         x = builder.add("stem/conv", Conv(o=o, k=3, s=s, act="relu"), "input")
         for index, (choice, (name, out, stride, widens)) in enumerate(zip(architecture, self._layers, strict=True)):
-            x = choice_block(builder, name, x, CHOICES[choice], s=stride, o=out, widens=widens, decision=index)
+            operator = self.decisions[index].choices[choice]
+            x = self._layer(builder, name, x, operator, s=stride, o=out, widens=widens, decision=index)
         builder.block("head", f"head(o={self._head},n={self.classes},act=relu)")
         x = builder.add("head/conv", Conv(o=self._head, k=1, act="relu"), x)
         x = builder.add("head/pool", GlobalPool(), x)
         return builder.graph(builder.add("head/classifier", Linear(o=self.classes), x))
 
-
-def skeleton(resolution: int, width: float, depth: float) -> tuple[int, list[tuple[str, int, int, bool]]]:
-    """Stride of the stem, and name, channels, stride and whether it widens of each of the searched layers."""
-    stem, *strides = keep_strides(resolution, (2, *(stride for _, _, stride in STAGES)))
-    return stem, [
-        (f"stage{number}/{index}", round_channels(wide * width, 16), stride if index == 0 else 1, index == 0)
-        for number, ((wide, blocks, _), stride) in enumerate(zip(STAGES, strides, strict=True), start=1)
-        for index in range(scale_depth(blocks, depth))
-    ]
+    def _layer(
+        self, builder: GraphBuilder, name: str, x: str, operator: str, *, s: int, o: int, widens: bool, decision: int
+    ) -> str:
+        """Add the chosen operator of one layer and return its output."""
+        return choice_block(builder, name, x, operator, s=s, o=o, widens=widens, decision=decision)
 
 
 def choice_block(

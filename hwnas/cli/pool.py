@@ -40,8 +40,8 @@ def pool(
       hwnas pool --space hurricane --device cpu-onnxruntime
       hwnas pool --space "hurricane(width=0.25,depth=0.5)" --data fashion-mnist \\
           --device cpu-onnxruntime --device cpu-onnxruntime.int8 --size 4 --plot pools.svg
-      hwnas search --strategy hurricane --space "$(hwnas pool --space hurricane --device cpu-onnxruntime \\
-          --json | python -c 'import json, sys; print(json.load(sys.stdin)["pools"][0]["space"])')" ...
+      hwnas search --strategy hurricane --space "SPACE THAT IT PRINTED" --data fashion-mnist \\
+          --constraint "latency@cpu-onnxruntime <= 0.4ms"
     """
     from hwnas.operator_pool import rank_agreement, select_pool
     from hwnas.profiling import space_for

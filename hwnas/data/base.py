@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -251,16 +251,23 @@ def resize_images(images: np.ndarray, resolution: int | None) -> np.ndarray:
     return resized
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images ``(N, C, H, W)``, pixels scaled to 0–1."""
+def channel_statistics(batches: Iterable[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images, pixels scaled to 0–1.
+
+    Parameters
+    ----------
+    batches
+        Arrays of shape ``(N, C, H, W)``, read one after the other; none of them is kept.
+    """
+    histograms: np.ndarray | None = None
+    for batch in batches:
+        for start in range(0, len(batch), 64):  # bincount takes eight bytes a pixel
+            part = batch[start : start + 64]
+            found = np.stack([np.bincount(part[:, c].reshape(-1), minlength=256) for c in range(part.shape[1])])
+            histograms = found if histograms is None else histograms + found
+    assert histograms is not None
     levels = np.arange(256) / 255.0
-    means, stds = [], []
-    for channel in range(images.shape[1]):
-        histogram = np.zeros(256)
-        for start in range(0, len(images), 64):  # bincount takes eight bytes a pixel
-            histogram += np.bincount(images[start : start + 64, channel].reshape(-1), minlength=256)
-        histogram /= images[:, channel].size
-        mean = float(histogram @ levels)
-        means.append(mean)
-        stds.append(max(float(np.sqrt(histogram @ (levels - mean) ** 2)), 1 / 255))  # a constant channel stays finite
-    return tuple(means), tuple(stds)
+    shares = histograms / histograms.sum(axis=1, keepdims=True)
+    means = shares @ levels
+    stds = np.sqrt((shares * (levels - means[:, None]) ** 2).sum(axis=1))
+    return tuple(means.tolist()), tuple(np.maximum(stds, 1 / 255).tolist())  # a constant channel stays finite

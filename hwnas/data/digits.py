@@ -35,7 +35,7 @@ def load(
     rest, test = hold_out(labels, TEST, stream=0)
     kept, valid = hold_out(labels[rest], VALID, stream=1)
     train, valid = rest[kept], rest[valid]
-    mean, std = channel_statistics(images[train])
+    mean, std = channel_statistics([images[train]])
     size = images.shape[2]
     return Dataset(
         name="digits",

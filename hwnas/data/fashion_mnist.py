@@ -48,7 +48,7 @@ def load(
     test_images, test_labels = _pair(folder, "t10k")
     images, test_images = resize_images(images, resolution), resize_images(test_images, resolution)
     train, valid = hold_out(labels, VALID if len(labels) > 2 * VALID else len(labels) // 5)
-    mean, std = channel_statistics(images[train])
+    mean, std = channel_statistics([images[train]])
     size = images.shape[2]
     return Dataset(
         name="fashion-mnist",

@@ -97,7 +97,7 @@ def load(
     else:
         train, valid, test = _split(everything, 2)
     sample = subset_indices(train.labels, min(SAMPLE, len(train)), np.random.default_rng(len(train)))
-    mean, std = channel_statistics(train.take(sample).in_memory().images)
+    mean, std = channel_statistics(images.numpy() for images, _ in train.take(sample).batches(64))
     return Dataset(
         name=str(root),
         train=train,

@@ -67,7 +67,16 @@ def make_strategy(
             raise ConfigError(f"the strategy {name} has no setting {key!r}; {settings}")
         kind = type(known[key].default)
         try:
-            hyper[key] = kind(value)
+            hyper[key] = _truth(value) if kind is bool else kind(value)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{key}={value} is no {kind.__name__}, which the strategy {name} needs") from error
     return cls(space, sampler, seed=seed, **hyper)
+
+
+def _truth(value: Any) -> bool:
+    """A yes or no, which may be text; ``bool("no")`` would be true."""
+    words = {"yes": True, "true": True, "no": False, "false": False}
+    text = str(value).lower()
+    if text not in words:
+        raise ValueError(f"{value!r} is neither yes nor no")
+    return words[text]

@@ -47,7 +47,7 @@ class Hurricane(Strategy):
     order
         ``later-first`` as in the paper, or ``earlier-first``.
     reuse
-        Whether stage 2's supernet begins with stage 1's weights: ``yes`` or ``no``.
+        Whether stage 2's supernet begins with stage 1's weights.
     first
         Share of the evaluations, and of the supernet's epochs, that stage 1 gets; 0 takes its share of the decisions.
     """
@@ -67,7 +67,7 @@ class Hurricane(Strategy):
         generations: int = 20,
         split: int = 0,
         order: str = "later-first",
-        reuse: str = "yes",
+        reuse: bool = True,
         first: float = 0.0,
     ) -> None:
         super().__init__(space, sampler, seed=seed)
@@ -78,8 +78,6 @@ class Hurricane(Strategy):
             raise ConfigError(f"hurricane's split is 1 to {decisions - 1} decisions, or 0 for two fifths, not {split}")
         if order not in ORDERS:
             raise ConfigError(f"hurricane's order is {' or '.join(ORDERS)}, not {order!r}")
-        if reuse not in ("yes", "no"):
-            raise ConfigError(f"hurricane's reuse is yes or no, not {reuse!r}")
         if not 0 <= first < 1:
             raise ConfigError(f"hurricane's first is a share between 0 and 1, not {first}")
         self.population, self.generations = population, generations
@@ -102,7 +100,7 @@ class Hurricane(Strategy):
         layers = "later" if free[-1] else "earlier"
         share = self._share if self._number == 0 else 1 - self._share
         name = f"stage {self._number + 1} ({layers} layers)"
-        return Stage(self._number, name, tuple(self._masks()), share, self.reuse == "yes")
+        return Stage(self._number, name, tuple(self._masks()), share, self.reuse)
 
     # ------------------------------------------------------------------ stages
 
@@ -184,6 +182,8 @@ class Hurricane(Strategy):
         return found
 
     def _observe(self, evaluation: Evaluation, asked: bool, usable: bool) -> None:
+        if evaluation.info.get("stage", 0) > self._number:  # a search that was killed just after stage 1 had ended
+            self._advance()
         self._told += self._number == 0
         if self._inner.sampler.contains([evaluation.architecture])[0]:
             self._inner.tell([evaluation])

@@ -107,7 +107,7 @@ def test_mistakes(tables: str) -> None:
 
 
 def test_what_the_table_lacks_is_measured(tmp_path: Path) -> None:
-    small = "hurricane(resolution=4,channels=1,classes=2,width=0.01,depth=0.01,pool=sep3+mb3e1)"
+    small = "hurricane(resolution=4,channels=1,classes=2,width=0.12,depth=0.01,pool=sep3+mb3e1)"
     pool = hwnas.select_pool(small, "cpu-onnxruntime", size=1, tables=tmp_path)
     assert all(layer.latency_ms.min() > 0 for layer in pool.layers)
 

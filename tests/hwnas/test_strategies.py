@@ -357,7 +357,7 @@ class TestHurricane:
         assert 0.4 * could < spent <= 0.5 * could + 1e-9
 
     def test_stages_tell_what_a_supernet_trains(self) -> None:
-        strategy = self.make(first=0.7, reuse="no")
+        strategy = self.make(first=0.7, reuse=False)
         before = strategy.stage
         assert (before.number, before.share, before.reuse) == (0, 0.7, False)
         self.play(strategy, 60)
@@ -368,6 +368,28 @@ class TestHurricane:
         assert all(one.all() != other.all() for one, other in zip(before.allowed, after.allowed, strict=True))
 
     def test_settings_are_checked(self) -> None:
-        for hyper in ({"order": "sideways"}, {"split": 99}, {"reuse": "maybe"}, {"first": 1.5}):
+        for hyper in ({"order": "sideways"}, {"split": 99}, {"first": 1.5}):
             with pytest.raises(ConfigError):
                 self.make(**hyper)
+        space = get_space("mobilenet(resolution=32,width=0.25)")
+        for text, meant in (("yes", True), ("no", False), ("True", True), ("false", False)):
+            assert make_strategy("hurricane", space, reuse=text).stage.reuse is meant
+        with pytest.raises(ConfigError, match="reuse=maybe"):
+            make_strategy("hurricane", space, reuse="maybe")
+
+    def test_an_evaluation_of_stage_2_ends_stage_1(self) -> None:
+        """As after a kill between the first evaluation of stage 2 and the state that would have told of it."""
+        strategy, twin = self.make(), self.make()
+        for one in (strategy, twin):
+            one.expect(20)
+        while strategy.stage.number == 0:
+            state = strategy.state_dict()
+            found = strategy.ask(4)
+            told = [Evaluation(a, float(sum(a)), info={"stage": strategy.stage.number}) for a in found]
+            strategy.tell(told)
+        twin.load_state_dict(state)
+        assert twin.stage.number == 0
+        twin.tell(told)
+        assert twin.stage.number == 1
+        asked = [a for _ in range(3) for a in twin.ask(2)]
+        assert not set(asked) & set(found)

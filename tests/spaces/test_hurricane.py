@@ -63,3 +63,9 @@ def test_pools_differ_by_layer_and_survive_the_spec() -> None:
 def test_a_bad_pool_is_refused(pool: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         get_space(f"hurricane(pool={pool})", **SMALL)
+
+
+@pytest.mark.parametrize("name", ["shufflenet", "hurricane"])
+def test_a_width_at_which_stages_do_not_widen_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="stage2/0 would not widen its 16 channels"):
+        get_space(f"{name}(width=0.05)")
