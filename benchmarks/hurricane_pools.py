@@ -5,6 +5,7 @@ for the one and for the other, SPOS's four choice blocks, and four random operat
 In each pool a supernet is trained; on each device SPOS's evolution searches it under the same latency bound, and the
 winner is trained from scratch. Each pool is so used on its own device and on the other. The bound is the median
 latency of SPOS's pool on the device, for every pool alike. In the end all winners are measured in turns.
+Accuracies are those of the float32 networks, on the int8 device too.
 
     python benchmarks/hurricane_pools.py --tables DIR --runs DIR                      # scaled: about an hour
     python benchmarks/hurricane_pools.py --tables DIR --runs DIR --resolution 28 --width 1 --depth 1 \\
