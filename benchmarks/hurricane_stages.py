@@ -5,9 +5,10 @@ supernet over all layers with its evolution, against `hurricane` (later layers, 
 reuse of stage 1's weights), at several lengths of training and with the same number of evaluations. Reported is
 what each training cost (image passes, and CPU seconds of one thread) and the one-shot accuracy of the best feasible
 network, on validation images. From the curves follows how many image passes `hurricane` needs for the accuracy
-that SPOS has at each length. One seed is one process; in it the methods run in turns.
+that SPOS has at each length. The networks found after the longest training are also trained from scratch, all alike,
+and tested. In each seed the methods and lengths run in random order, each in a process of its own.
 
-    python benchmarks/hurricane_stages.py --tables DIR --runs DIR                     # scaled: about half an hour
+    python benchmarks/hurricane_stages.py --tables DIR --runs DIR                     # scaled: about an hour
     python benchmarks/hurricane_stages.py --tables DIR --runs DIR --resolution 28 --width 1 --depth 1 \\
         --limit 55000 --epochs 30 60 120 --evaluations 1000                           # full scale
 
@@ -51,7 +52,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     from hwnas.evaluators.one_shot import OneShotEvaluator
     from hwnas.spaces.supernet import Supernet
     from hwnas.strategies import make_strategy
-    from hwnas.training import BoxSampler, TrainConfig, train_supernet
+    from hwnas.training import BoxSampler, TrainConfig, train, train_supernet
 
     torch.set_num_threads(1)
     space = hwnas.get_space(job["space"])
@@ -85,7 +86,12 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
         strategy.tell(evaluations)
         done += len(found)
         best = max(best, *((evaluation.score, evaluation.architecture) for evaluation in evaluations))
-    return {"seconds": seconds, "passes": passes, "accuracy": best[0], "architecture": best[1]}
+    result = {"seconds": seconds, "passes": passes, "accuracy": best[0], "architecture": best[1]}
+    if job["final_epochs"]:
+        torch.manual_seed(job["seed"])
+        config = TrainConfig(epochs=job["final_epochs"], batch_size=64, seed=job["seed"], precision="float32")
+        result["test"] = train(space.lower(best[1]).to_module(), data, config).test_accuracy
+    return result
 
 
 def run_seed(arguments: argparse.Namespace, seed: int, space: str, constraint: str) -> list[dict[str, Any]]:
@@ -102,6 +108,7 @@ def run_seed(arguments: argparse.Namespace, seed: int, space: str, constraint: s
             "epochs": epochs,
             "seed": seed,
             "limit": arguments.limit,
+            "final_epochs": arguments.final_epochs if epochs == max(arguments.epochs) else 0,
             "evaluations": arguments.evaluations,
             "validation": arguments.validation,
         }
@@ -135,11 +142,12 @@ def main() -> None:
     parser.add_argument("--depth", type=float, default=0.5)
     parser.add_argument("--size", type=int, default=4, help="operators in a layer's pool")
     parser.add_argument("--share", type=float, default=0.5, help="budget as a share of the space's range of latency")
-    parser.add_argument("--limit", type=int, default=4000, help="training images")
-    parser.add_argument("--validation", type=int, default=1500, help="validation images of the one-shot accuracy")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[8, 16, 32])
-    parser.add_argument("--evaluations", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=2000, help="training images")
+    parser.add_argument("--validation", type=int, default=1000, help="validation images of the one-shot accuracy")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[3, 6, 12], help="of the supernets")
+    parser.add_argument("--final-epochs", type=int, default=8, help="of the networks found, from scratch")
+    parser.add_argument("--evaluations", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one thread each")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
@@ -163,6 +171,7 @@ def main() -> None:
     for method in METHODS:
         for epochs in arguments.epochs:
             mine = [next(r for r in seed if r["method"] == method and r["epochs"] == epochs) for seed in seeds]
+            test = [100 * r["test"] for r in mine if "test" in r]
             goal = [next(r for r in seed if r["method"] == "SPOS" and r["epochs"] == epochs) for seed in seeds]
             curves = [[(r["passes"], r["accuracy"]) for r in seed if r["method"] == method] for seed in seeds]
             share = [needed(curve, g["accuracy"]) / g["passes"] for curve, g in zip(curves, goal, strict=True)]
@@ -181,6 +190,9 @@ def main() -> None:
                     "one_shot_accuracy": round(100 * float(np.mean([r["accuracy"] for r in mine])), 2),
                     "lowest": round(100 * min(r["accuracy"] for r in mine), 2),
                     "highest": round(100 * max(r["accuracy"] for r in mine), 2),
+                    "test_accuracy": round(float(np.mean(test)), 2) if test else "",
+                    "lowest_test": round(min(test), 2) if test else "",
+                    "highest_test": round(max(test), 2) if test else "",
                     "passes_for_the_accuracy_of_SPOS": " ".join(f"{value:.2f}" for value in share),
                 }
             )

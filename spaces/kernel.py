@@ -7,7 +7,8 @@ A kernel is one small frozen dataclass with the four readings that everything el
 3. **torch** - `Kernel.module`, the `torch.nn.Module` that trains it;
 4. **ONNX** - `Kernel.emit`, the nodes that deploy it, with BatchNorm folded away.
 
-Adding a kernel is adding one class, to `hwnas.spaces.kernels` or anywhere: nothing else needs to know it.
+Adding a kernel is adding one class, to `hwnas.spaces.kernels`, `layout_kernels` or `math_kernels`, or anywhere:
+nothing else needs to know it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -28,12 +29,25 @@ if TYPE_CHECKING:
 
     from hwnas.spaces.onnx_writer import OnnxWriter
 
-__all__ = ["ACTIVATIONS", "Kernel", "Opaque", "Shape", "Weights", "activation_module", "sequential"]
+__all__ = ["ACTIVATIONS", "Kernel", "Opaque", "Shape", "Weights", "activation_module", "function_module", "sequential"]
 
 Shape = tuple[int, ...]
 Weights = Mapping[str, np.ndarray]
 
-ACTIVATIONS = ("relu", "relu6", "hswish", "hsigmoid", "sigmoid", "swish", "tanh", "gelu")
+ACTIVATIONS = (
+    "relu",
+    "relu6",
+    "hswish",
+    "hsigmoid",
+    "sigmoid",
+    "swish",
+    "tanh",
+    "gelu",
+    "leakyrelu",
+    "elu",
+    "softplus",
+    "mish",
+)
 
 
 def activation_module(act: str | None) -> list[tuple[str, nn.Module]]:
@@ -49,6 +63,10 @@ def activation_module(act: str | None) -> list[tuple[str, nn.Module]]:
         "swish": nn.SiLU,
         "tanh": nn.Tanh,
         "gelu": nn.GELU,
+        "leakyrelu": nn.LeakyReLU,
+        "elu": nn.ELU,
+        "softplus": nn.Softplus,
+        "mish": nn.Mish,
     }
     return [("act", modules[act]())] if act else []
 
@@ -60,6 +78,22 @@ def sequential(*parts: tuple[str, nn.Module]) -> nn.Module:
     from torch import nn
 
     return nn.Sequential(OrderedDict(parts))
+
+
+def function_module(function: Callable[..., Any], **parameters: Any) -> nn.Module:
+    """A torch module of a function, which is called with the inputs, then with `parameters` (tensors to learn)."""
+    from torch import nn
+
+    class Function(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, value in parameters.items():
+                self.register_parameter(name, nn.Parameter(value))
+
+        def forward(self, *tensors: Any) -> Any:
+            return function(*tensors, *(getattr(self, name) for name in parameters))
+
+    return Function()
 
 
 class Kernel(ABC):

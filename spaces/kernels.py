@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -20,14 +20,11 @@ __all__ = [
     "Activation",
     "Add",
     "BatchNorm",
-    "ChannelShuffle",
-    "Concat",
     "Conv",
     "DepthwiseConv",
     "GlobalPool",
     "Linear",
     "Pool",
-    "Slice",
     "SqueezeExcite",
     "Zero",
 ]
@@ -39,8 +36,21 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
 
 
+#: padding: the same on all sides, height and width, or top, left, bottom and right
+Padding: TypeAlias = int | tuple[int, int] | tuple[int, int, int, int]
+
+
+def _sides(padding: Padding) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right."""
+    if isinstance(padding, tuple) and len(padding) == 4:
+        return padding
+    ph, pw = _pair(padding)
+    return ph, pw, ph, pw
+
+
 def _spatial(size: int, k: int, s: int, p: int, d: int = 1) -> int:
-    return (size + 2 * p - d * (k - 1) - 1) // s + 1
+    """Windows that fit on `size` pixels and `p` pixels of padding, both sides together."""
+    return (size + p - d * (k - 1) - 1) // s + 1
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class _ConvBase(Kernel):
     s: int | tuple[int, int] = 1
     act: str | None = None
     d: int = 1
-    p: int | tuple[int, int] | None = None
+    p: Padding | None = None
     bn: bool = True
     bias: bool = False
 
@@ -62,20 +72,20 @@ class _ConvBase(Kernel):
         raise TypeError("a subclass says its channels")
 
     @property
-    def padding(self) -> tuple[int, int]:
-        """Padding on both sides of height and width; "same" at stride 1 unless given."""
+    def padding(self) -> tuple[int, int, int, int]:
+        """Padding at the top, left, bottom and right; "same" at stride 1 unless given."""
         if self.p is not None:
-            return _pair(self.p)
+            return _sides(self.p)
         kh, kw = _pair(self.k)
-        return self.d * (kh // 2), self.d * (kw // 2)
+        return _sides((self.d * (kh // 2), self.d * (kw // 2)))
 
     def output_shape(self, *inputs: Shape) -> Shape:
         if len(inputs) != 1 or len(inputs[0]) != 4:
             raise ModelError(f"{self.label} takes one 4-dimensional input, not {inputs}")
-        (kh, kw), (sh, sw), (ph, pw) = _pair(self.k), _pair(self.s), self.padding
+        (kh, kw), (sh, sw), (top, left, bottom, right) = _pair(self.k), _pair(self.s), self.padding
         _, out, _ = self._channels(inputs)
         n, _, h, w = inputs[0]
-        height, width = _spatial(h, kh, sh, ph, self.d), _spatial(w, kw, sw, pw, self.d)
+        height, width = _spatial(h, kh, sh, top + bottom, self.d), _spatial(w, kw, sw, left + right, self.d)
         if min(height, width) < 1:
             raise ModelError(f"{self.label} does not fit on an input of {h}x{w}")
         return (n, out, height, width)
@@ -102,10 +112,14 @@ class _ConvBase(Kernel):
         from torch import nn
 
         into, out, groups = self._channels(inputs)
+        top, left, bottom, right = self.padding
+        even = (top, left) == (bottom, right)
         conv = nn.Conv2d(
-            into, out, _pair(self.k), _pair(self.s), self.padding, self.d, groups, bias=self.bias
-        )  # fmt: skip
+            into, out, _pair(self.k), _pair(self.s), (top, left) if even else 0, self.d, groups, bias=self.bias
+        )
         parts: list[tuple[str, nn.Module]] = [("conv", conv)]
+        if not even:
+            parts.insert(0, ("pad", nn.ZeroPad2d((left, right, top, bottom))))
         if self.bn:
             parts.append(("bn", nn.BatchNorm2d(out, eps=BN_EPS)))
         return sequential(*parts, *activation_module(self.act))
@@ -119,14 +133,13 @@ class _ConvBase(Kernel):
         tensors = [writer.tensor(f"{name}/weight", kernel)]
         if bias is not None:
             tensors.append(writer.tensor(f"{name}/bias", bias))
-        ph, pw = self.padding
         output = writer.node(
             "Conv",
             name,
             [*inputs, *tensors],
             kernel_shape=list(_pair(self.k)),
             strides=list(_pair(self.s)),
-            pads=[ph, pw, ph, pw],
+            pads=list(self.padding),
             dilations=[self.d, self.d],
             group=groups,
         )
@@ -170,40 +183,70 @@ class DepthwiseConv(_ConvBase):
 
 @dataclass(frozen=True)
 class Pool(Kernel):
-    """Average or maximum pooling; averages leave out the padding."""
+    """Average or maximum pooling.
+
+    Attributes
+    ----------
+    mode, k, s, p
+        ``avg`` or ``max``, window, stride and padding.
+    ceil
+        1 if a last window may reach over the edge.
+    include
+        1 if averages count the padding.
+    """
 
     mode: str = "avg"
     k: int | tuple[int, int] = 3
     s: int | tuple[int, int] = 1
-    p: int | tuple[int, int] = 1
+    p: Padding = 1
+    ceil: int = 0
+    include: int = 0
 
     op: ClassVar[str] = "pool"
 
     @property
     def label(self) -> str:
-        return f"{self.mode}pool(k={_text(self.k)},s={_text(self.s)},p={_text(self.p)})"
+        more = "".join(f",{name}=1" for name in ("ceil", "include") if getattr(self, name))
+        return f"{self.mode}pool(k={_text(self.k)},s={_text(self.s)},p={_text(self.p)}{more})"
 
     def output_shape(self, *inputs: Shape) -> Shape:
         n, c, h, w = inputs[0]
-        (kh, kw), (sh, sw), (ph, pw) = _pair(self.k), _pair(self.s), _pair(self.p)
-        return (n, c, _spatial(h, kh, sh, ph), _spatial(w, kw, sw, pw))
+        (kh, kw), (sh, sw), (top, left, bottom, right) = _pair(self.k), _pair(self.s), _sides(self.p)
+        return (n, c, self._windows(h, kh, sh, top, bottom), self._windows(w, kw, sw, left, right))
+
+    def _windows(self, size: int, k: int, s: int, before: int, after: int) -> int:
+        count = _spatial(size, k, s, before + after + (s - 1 if self.ceil else 0))
+        if self.ceil and (count - 1) * s >= size + before:  # a window that begins behind the image does not count
+            count -= 1
+        if count < 1:
+            raise ModelError(f"{self.label} does not fit on {size} pixels")
+        return count
 
     def module(self, *inputs: Shape) -> nn.Module:
         from torch import nn
 
+        top, left, bottom, right = _sides(self.p)
+        even = (top, left) == (bottom, right)
+        window: Any = {"padding": (top, left) if even else 0, "ceil_mode": bool(self.ceil)}
         if self.mode == "avg":
-            return nn.AvgPool2d(_pair(self.k), _pair(self.s), _pair(self.p), count_include_pad=False)
-        return nn.MaxPool2d(_pair(self.k), _pair(self.s), _pair(self.p))
+            pool: nn.Module = nn.AvgPool2d(_pair(self.k), _pair(self.s), **window, count_include_pad=bool(self.include))
+        else:
+            pool = nn.MaxPool2d(_pair(self.k), _pair(self.s), **window)
+        if even:
+            return pool
+        if self.mode == "avg" and not self.include:
+            raise ModelError(f"{self.label} leaves out padding that differs between sides, which torch cannot do")
+        return nn.Sequential(nn.ConstantPad2d((left, right, top, bottom), 0 if self.mode == "avg" else -math.inf), pool)
 
     def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
-        ph, pw = _pair(self.p)
-        window = {"kernel_shape": list(_pair(self.k)), "strides": list(_pair(self.s)), "pads": [ph, pw, ph, pw]}
+        window: dict[str, Any] = {"kernel_shape": list(_pair(self.k)), "strides": list(_pair(self.s))}
+        window |= {"pads": list(_sides(self.p)), "ceil_mode": self.ceil}
         if self.mode == "avg":
-            return writer.node("AveragePool", name, inputs, **window, count_include_pad=0)
+            return writer.node("AveragePool", name, inputs, **window, count_include_pad=self.include)
         return writer.node("MaxPool", name, inputs, **window)
 
 
-def _text(value: int | tuple[int, int]) -> str:
+def _text(value: int | tuple[int, ...]) -> str:
     return str(value) if isinstance(value, int) else "x".join(map(str, value))
 
 
@@ -227,31 +270,40 @@ class GlobalPool(Kernel):
 
 @dataclass(frozen=True)
 class Linear(Kernel):
-    """Fully connected layer with bias to `o` features."""
+    """Fully connected layer to `o` features along the last axis."""
 
     o: int = 0
+    bias: bool = True
 
     op: ClassVar[str] = "linear"
+    hidden: ClassVar[frozenset[str]] = frozenset({"bias"})
 
     def output_shape(self, *inputs: Shape) -> Shape:
-        if len(inputs[0]) != 2:
-            raise ModelError(f"{self.label} takes a flat input, not {inputs[0]}")
-        return (inputs[0][0], self.o)
+        if len(inputs[0]) < 2 or self.o < 1:
+            raise ModelError(f"{self.label} cannot take {inputs[0]}")
+        return (*inputs[0][:-1], self.o)
 
     def macs(self, *inputs: Shape) -> int:
-        return inputs[0][1] * self.o
+        return math.prod(inputs[0]) * self.o
 
     def weight_shapes(self, *inputs: Shape) -> dict[str, Shape]:
-        return {"weight": (self.o, inputs[0][1]), "bias": (self.o,)}
+        weight = {"weight": (self.o, inputs[0][-1])}
+        return weight | ({"bias": (self.o,)} if self.bias else {})
 
     def module(self, *inputs: Shape) -> nn.Module:
         from torch import nn
 
-        return nn.Linear(inputs[0][1], self.o)
+        return nn.Linear(inputs[0][-1], self.o, bias=self.bias)
 
     def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
-        tensors = [writer.tensor(f"{name}/{part}", weights[part]) for part in ("weight", "bias")]
-        return writer.node("Gemm", name, [*inputs, *tensors], transB=1)
+        bias = [writer.tensor(f"{name}/bias", weights["bias"])] if self.bias else []
+        if len(shapes[0]) == 2:
+            return writer.node(
+                "Gemm", name, [*inputs, writer.tensor(f"{name}/weight", weights["weight"]), *bias], transB=1
+            )
+        # Gemm takes matrices only
+        product = writer.node("MatMul", name, [*inputs, writer.tensor(f"{name}/weight", weights["weight"].T)])
+        return writer.node("Add", f"{name}/shifted", [product, *bias]) if bias else product
 
 
 @dataclass(frozen=True)
@@ -290,97 +342,12 @@ class Add(Kernel):
 
 
 @dataclass(frozen=True)
-class Concat(Kernel):
-    """Concatenation along the channels."""
-
-    op: ClassVar[str] = "concat"
-
-    def output_shape(self, *inputs: Shape) -> Shape:
-        if any(shape[:1] + shape[2:] != inputs[0][:1] + inputs[0][2:] for shape in inputs):
-            raise ModelError(f"concat needs equal sizes apart from channels, not {inputs}")
-        return (inputs[0][0], sum(shape[1] for shape in inputs), *inputs[0][2:])
-
-    def module(self, *inputs: Shape) -> nn.Module:
-        import torch
-        from torch import nn
-
-        class Join(nn.Module):
-            def forward(self, *tensors: Any) -> Any:
-                return torch.cat(tensors, dim=1)
-
-        return Join()
-
-    def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
-        return writer.node("Concat", name, inputs, axis=1)
-
-
-@dataclass(frozen=True)
-class ChannelShuffle(Kernel):
-    """ShuffleNet's channel shuffle: channels in `g` groups are interleaved (arXiv 1707.01083)."""
-
-    g: int = 2
-
-    op: ClassVar[str] = "shuffle"
-
-    def output_shape(self, *inputs: Shape) -> Shape:
-        if inputs[0][1] % self.g:
-            raise ModelError(f"{self.label} cannot take {inputs[0][1]} channels")
-        return inputs[0]
-
-    def module(self, *inputs: Shape) -> nn.Module:
-        from torch import nn
-
-        return nn.ChannelShuffle(self.g)
-
-    def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
-        _, c, h, w = shapes[0]
-        # a 0 copies that axis, so the same nodes serve any batch
-        apart = writer.tensor(f"{name}/apart", np.array([0, self.g, c // self.g, h, w], dtype=np.int64))
-        together = writer.tensor(f"{name}/together", np.array([0, c, h, w], dtype=np.int64))
-        grouped = writer.node("Reshape", f"{name}/group", [*inputs, apart])
-        swapped = writer.node("Transpose", name, [grouped], perm=[0, 2, 1, 3, 4])
-        return writer.node("Reshape", f"{name}/merge", [swapped, together])
-
-
-@dataclass(frozen=True)
-class Slice(Kernel):
-    """Channels `start` to `stop`."""
-
-    start: int = 0
-    stop: int = 0
-
-    op: ClassVar[str] = "slice"
-
-    def output_shape(self, *inputs: Shape) -> Shape:
-        if not 0 <= self.start < self.stop <= inputs[0][1]:
-            raise ModelError(f"{self.label} does not fit {inputs[0][1]} channels")
-        return (inputs[0][0], self.stop - self.start, *inputs[0][2:])
-
-    def module(self, *inputs: Shape) -> nn.Module:
-        from torch import nn
-
-        start, stop = self.start, self.stop
-
-        class Part(nn.Module):
-            def forward(self, tensor: Any) -> Any:
-                return tensor[:, start:stop]
-
-        return Part()
-
-    def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
-        bounds = [
-            writer.tensor(f"{name}/{part}", np.array([value], dtype=np.int64))
-            for part, value in (("start", self.start), ("stop", self.stop), ("axis", 1))
-        ]
-        return writer.node("Slice", name, [*inputs, *bounds])
-
-
-@dataclass(frozen=True)
 class SqueezeExcite(Kernel):
     """Squeeze-and-excitation: channels scaled by a gate computed from their means (arXiv 1709.01507)."""
 
     r: int = 0
     gate: str = "hsigmoid"
+    act: str = "relu"
 
     op: ClassVar[str] = "se"
 
@@ -402,7 +369,8 @@ class SqueezeExcite(Kernel):
     def module(self, *inputs: Shape) -> nn.Module:
         from torch import nn
 
-        channels, reduced, gate = inputs[0][1], self.r, self.gate
+        channels, reduced = inputs[0][1], self.r
+        act, gate = (activation_module(name)[0][1] for name in (self.act, self.gate))
 
         class Scale(nn.Module):
             def __init__(self) -> None:
@@ -410,16 +378,16 @@ class SqueezeExcite(Kernel):
                 self.pool = nn.AdaptiveAvgPool2d(1)
                 self.reduce = nn.Conv2d(channels, reduced, 1)
                 self.expand = nn.Conv2d(reduced, channels, 1)
-                self.gate = activation_module(gate)[0][1]
+                self.act, self.gate = act, gate
 
             def forward(self, x: Any) -> Any:
-                return x * self.gate(self.expand(self.reduce(self.pool(x)).relu()))
+                return x * self.gate(self.expand(self.act(self.reduce(self.pool(x)))))
 
         return Scale()
 
     def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
         gate = writer.node("GlobalAveragePool", f"{name}/pool", inputs)
-        for part, act in (("reduce", "relu"), ("expand", self.gate)):
+        for part, act in (("reduce", self.act), ("expand", self.gate)):
             tensors = [writer.tensor(f"{name}/{part}/{kind}", weights[f"{part}.{kind}"]) for kind in ("weight", "bias")]
             gate = writer.node("Conv", f"{name}/{part}", [gate, *tensors], kernel_shape=[1, 1])
             gate = writer.activation(act, f"{name}/{part}", gate)

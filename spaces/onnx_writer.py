@@ -61,7 +61,13 @@ class OnnxWriter:
             return self.node("HardSigmoid", name, [value], alpha=1 / 6, beta=0.5)
         if act == "gelu":
             return self._gelu(name, value)
+        if act == "mish":
+            gate = self.node("Tanh", f"{name}/tanh", [self.node("Softplus", f"{name}/softplus", [value])])
+            return self.node("Mul", name, [value, gate])
+        if act == "leakyrelu":
+            return self.node("LeakyRelu", name, [value], alpha=0.01)
         simple = {"relu": "Relu", "hswish": "HardSwish", "sigmoid": "Sigmoid", "tanh": "Tanh"}
+        simple |= {"elu": "Elu", "softplus": "Softplus"}
         return self.node(simple[act], name, [value])
 
     def _gelu(self, name: str, value: str) -> str:

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.graph import Graph, GraphBuilder
-from hwnas.spaces.kernels import ChannelShuffle, Concat, Conv, DepthwiseConv, GlobalPool, Linear, Slice, SqueezeExcite
+from hwnas.spaces.kernels import Conv, DepthwiseConv, GlobalPool, Linear, SqueezeExcite
+from hwnas.spaces.layout_kernels import ChannelShuffle, Concat, Slice
 from hwnas.spaces.scaling import ScaledSpace, keep_strides, round_channels, scale_depth
 from hwnas.spaces.space import Architecture, Decision
 

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from hwnas.spaces import kernels
+from hwnas.spaces import kernels, layout_kernels, math_kernels
 from hwnas.spaces.errors import ModelError
 from hwnas.spaces.graph import Block, Graph, Node
 from hwnas.spaces.kernel import Kernel, Opaque
@@ -16,7 +16,8 @@ __all__ = ["kernel_graph", "kernel_op"]
 _TEXT = re.compile(r"([a-z]+)(?:\(([^()]*)\))?@([\dx+]+):\w+")
 _CLASSES: dict[str, type[Kernel]] = {
     cls.op: cls
-    for cls in vars(kernels).values()
+    for module in (kernels, layout_kernels, math_kernels)
+    for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, Kernel) and "op" in vars(cls)
 }
 
@@ -69,6 +70,6 @@ def kernel_graph(signature: str) -> Graph:
 def _value(text: str) -> Any:
     if text.isdigit():
         return int(text)
-    if re.fullmatch(r"\d+x\d+", text):
+    if re.fullmatch(r"\d+(x\d+)+", text):
         return tuple(int(part) for part in text.split("x"))
     return text

@@ -111,7 +111,8 @@ def test_unknown_operators_become_opaque() -> None:
         weights,
     )
     read = Graph.from_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    assert [node.kernel.op for node in read.nodes] == ["opaque"] * 4
+    assert [node.kernel.op for node in read.nodes] == ["conv", "opaque", "opaque"]
+    assert read.nodes[0].kernel.label == "conv(act=softplus,p=0x0x1x1,o=8)"
     assert read.macs == 9 * 9 * 8 * 27
     assert read.params == 216 + 1
 

@@ -1,0 +1,38 @@
+"""Features of graphs: sums that the graphs' own counts confirm, and longest paths."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwnas.features import architecture_features, graph_features
+from hwnas.spaces import GraphBuilder, get_space
+from hwnas.spaces.kernels import Add, Conv
+
+
+def test_totals_are_those_of_the_graphs() -> None:
+    for spec in ("mobilenet(resolution=16,width=0.25)", "nasbench201(resolution=8,depth=0.2)"):
+        space = get_space(spec)
+        rows = space.sample(6, np.random.default_rng(0))
+        features = architecture_features(space, rows)
+        graphs = [space.lower(row) for row in rows.tolist()]
+        assert features["totals"][:, 1].tolist() == [graph.macs for graph in graphs]
+        assert features["totals"][:, 2].tolist() == [graph.bytes for graph in graphs]
+        assert features["totals"][:, 0].tolist() == [len(graph.nodes) for graph in graphs]
+        kinds = features["kernels"].reshape(6, -1, 3)
+        assert np.allclose(kinds.sum(axis=1), features["totals"])
+        assert features["choices"].shape == (6, space.radices.sum())
+
+
+def test_the_longest_path_is_found() -> None:
+    builder = GraphBuilder((1, 4, 8, 8))
+    long = builder.add("a", Conv(o=4, k=1), "input")
+    long = builder.add("b", Conv(o=4, k=1), long)
+    heavy = builder.add("c", Conv(o=4, k=5), "input")
+    graph = builder.graph(builder.add("sum", Add(), long, heavy))
+    features = graph_features([graph])
+    kernels, macs = features["path"][0, :2]
+    assert kernels == 3
+    assert macs == 8 * 8 * 4 * 4 * 25
+    by_kind = features["path"][0, 3:]  # add, conv1, conv5
+    assert by_kind.tolist() == [1, 2, 1]
+    assert features["totals"][0, 1] == 8 * 8 * 4 * 4 * 27
