@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwnas.export_run import export_run as export
+    from hwnas.latency_predictor import LatencyPredictor, choose_items
     from hwnas.operator_pool import select_pool
     from hwnas.predict import predict
     from hwnas.profiling import profile
@@ -43,8 +44,10 @@ if not (_FOLDER / "spaces").is_dir():
 _HOME = {
     "Graph": "hwnas.spaces.graph:Graph",
     "HwnasError": "hwnas.spaces.errors:HwnasError",
+    "LatencyPredictor": "hwnas.latency_predictor:LatencyPredictor",
     "Run": "hwnas.run:Run",
     "SearchSpace": "hwnas.spaces.space:SearchSpace",
+    "choose_items": "hwnas.latency_predictor:choose_items",
     "export": "hwnas.export_run:export_run",
     "get_space": "hwnas.spaces.space:get_space",
     "predict": "hwnas.predict:predict",
@@ -58,9 +61,11 @@ _HOME = {
 __all__ = [
     "Graph",
     "HwnasError",
+    "LatencyPredictor",
     "Run",
     "SearchSpace",
     "__version__",
+    "choose_items",
     "export",
     "get_space",
     "predict",

@@ -10,14 +10,23 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from hwnas.spaces.errors import ModelError
 from hwnas.spaces.graph import Graph, Node
 from hwnas.spaces.space import SearchSpace
 
-__all__ = ["architecture_features", "graph_features"]
+__all__ = ["architecture_features", "graph_features", "kernel_kinds"]
 
 
-def graph_features(graphs: Iterable[Graph]) -> dict[str, np.ndarray]:
+def graph_features(graphs: Iterable[Graph], kinds: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Features of networks, or of any graphs; one row each.
+
+    Parameters
+    ----------
+    graphs
+        The networks.
+    kinds
+        Kinds of kernels that have columns, as `kernel_kinds` lists them: features of different calls compare only if
+        it is given. If not, those of `graphs`.
 
     Returns
     -------
@@ -25,15 +34,22 @@ def graph_features(graphs: Iterable[Graph]) -> dict[str, np.ndarray]:
         ``totals``: number of kernels, multiply-accumulates, and bytes moved; ``kernels``: the same for every kind of
         kernel (its operator, with its window where it has one); ``path``: the longest path from input to output by
         number of kernels, by multiply-accumulates, by bytes, and by number of kernels of each kind.
+
+    Raises
+    ------
+    ModelError
+        If a graph has a kernel of a kind that has no columns.
     """
     rows = list(graphs)
-    kinds = {kind: index for index, kind in enumerate(sorted({_kind(node) for graph in rows for node in graph.nodes}))}
-    kernels = np.zeros((len(rows), len(kinds), 3))
-    paths = np.zeros((len(rows), 3 + len(kinds)))
+    columns = {kind: column for column, kind in enumerate(kernel_kinds(rows) if kinds is None else kinds)}
+    kernels = np.zeros((len(rows), len(columns), 3))
+    paths = np.zeros((len(rows), 3 + len(columns)))
     for row, graph in enumerate(rows):
-        longest = {name: np.zeros(3 + len(kinds)) for name in graph.inputs}
+        longest = {name: np.zeros(paths.shape[1]) for name in graph.inputs}
         for node in graph.nodes:
-            shapes, kind = graph.input_shapes(node), kinds[_kind(node)]
+            shapes, kind = graph.input_shapes(node), columns.get(_kind(node))
+            if kind is None:
+                raise ModelError(f"the kernel {node.kernel.label} is of the kind {_kind(node)}, which has no column")
             cost = np.array([1.0, node.kernel.macs(*shapes), node.kernel.bytes(*shapes)])
             kernels[row, kind] += cost
             here = np.max([longest[name] for name in node.inputs], axis=0) if node.inputs else np.zeros(paths.shape[1])
@@ -49,14 +65,19 @@ def architecture_features(
 ) -> dict[str, np.ndarray]:
     """Features of a space's architectures: those of their graphs, and ``choices``, one column a choice.
 
-    A chain has no path of its own: its longest path is the whole network.
+    A chain has no ``path``: its longest path is the whole network.
     """
     rows = np.asarray(architectures)
     features = {"choices": space.encode(rows)}
     if space.is_chain:  # every block is one of the catalog
         parts, counts = graph_features(space.catalog), space.counts(rows)
         return {**features, **{name: counts @ parts[name] for name in ("totals", "kernels")}}
-    return {**features, **graph_features(space.lower(row) for row in rows.tolist())}
+    return {**features, **graph_features(map(space.lower, rows.tolist()), kernel_kinds(space.catalog))}
+
+
+def kernel_kinds(graphs: Iterable[Graph]) -> list[str]:
+    """The kinds of kernels in graphs, sorted: operators, with their window where they have one."""
+    return sorted({_kind(node) for graph in graphs for node in graph.nodes})
 
 
 def _kind(node: Node) -> str:

@@ -191,9 +191,14 @@ class LatencyPredictor:
         if interval is not None and not 0 < interval < 1:
             raise ConfigError(f"the level of an interval is between 0 and 1, such as 0.9, not {interval}")
         given = _with_sources(_arrays(features), self._sources)
-        lacking = [scaling.name for scaling in self._scalings if scaling.name not in given]
-        if lacking:
-            raise TableError(f"the predictor was fitted on the features {lacking[0]!r}, which are missing here")
+        for scaling in self._scalings:
+            if scaling.name not in given:
+                raise TableError(f"the predictor was fitted on the features {scaling.name!r}, which are missing here")
+            columns = given[scaling.name].shape[1]
+            if columns != len(scaling.mean):
+                raise TableError(
+                    f"the features {scaling.name!r} have {columns} columns here and had {len(scaling.mean)} when fitted"
+                )
         points = self._scaled(given)
         crosses = _kernels(points, self._points)
         norms = np.stack([(x**2).sum(axis=1) for x in points])

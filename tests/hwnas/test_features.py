@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from hwnas.features import architecture_features, graph_features
-from hwnas.spaces import GraphBuilder, get_space
+from hwnas.features import architecture_features, graph_features, kernel_kinds
+from hwnas.spaces import GraphBuilder, ModelError, get_space
 from hwnas.spaces.kernels import Add, Conv
 
 
@@ -36,3 +37,15 @@ def test_the_longest_path_is_found() -> None:
     by_kind = features["path"][0, 3:]  # add, conv1, conv5
     assert by_kind.tolist() == [1, 2, 1]
     assert features["totals"][0, 1] == 8 * 8 * 4 * 4 * 27
+
+
+def test_features_of_two_calls_compare() -> None:
+    space = get_space("nasbench201(resolution=8,depth=0.2)")
+    rows = np.array([[0, 0, 0, 1, 0, 0], [3, 2, 4, 1, 3, 2]])
+    both = architecture_features(space, rows)
+    for index in (0, 1):
+        alone = architecture_features(space, rows[index : index + 1])
+        assert all((alone[name][0] == both[name][index]).all() for name in both)
+    graph = space.lower(rows[1].tolist())
+    with pytest.raises(ModelError, match="no column"):
+        graph_features([graph], kernel_kinds([space.lower(rows[0].tolist())]))

@@ -128,6 +128,8 @@ def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
     predictor = LatencyPredictor.fit({**few, SOURCES: latency[:, None]}, latency)
     with pytest.raises(TableError, match="missing"):
         predictor.predict(FEATURES)
+    with pytest.raises(TableError, match="columns here"):
+        predictor.predict({**few, SOURCES: np.ones((5, 2))})
     with pytest.raises(ConfigError, match=r"between 0 and 1"):
         predictor.predict(few, interval=1.5)
     with pytest.raises(ConfigError, match="cannot choose"):
