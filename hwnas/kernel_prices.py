@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.latency_tables import LatencyTable
+from hwnas.profilers.base import FLOOR_MS
 from hwnas.spaces.errors import ModelError, TableError
 from hwnas.spaces.graph import Graph
 from hwnas.spaces.signature import kernel_graph, kernel_op
@@ -16,6 +17,8 @@ __all__ = ["KernelPrice", "KernelPrices"]
 
 #: a family of kernels gets a regression of its own from this many measured rows on
 ENOUGH = 8
+#: differences below this many milliseconds are noise of a runtime's counters, and no errors of a fit
+SMALLEST_MS = 1e-3
 #: a kernel of an unknown family is bounded by this factor around its roofline estimate
 ROOFLINE_FACTOR = 3.0
 
@@ -84,7 +87,9 @@ class KernelPrices:
                 f"make some with: hwnas profile --device {table.device.key} --space mobilenet --context network"
             )
         self.lines = {op: _fit(rows) for op, rows in families.items() if len(rows) >= ENOUGH}
-        self.roofline = _fit([row for rows in families.values() for row in rows])
+        # what a runtime has fused away (an addition inside a convolution) says nothing about kernels that do run
+        run = [row for rows in families.values() for row in rows if row[1] > FLOOR_MS]
+        self.roofline = _fit(run or [row for rows in families.values() for row in rows])
 
     def price(self, kernel: Graph) -> KernelPrice:
         """Price a single-kernel graph."""
@@ -104,22 +109,23 @@ class KernelPrices:
 def _fit(rows: list[tuple[Graph, float]]) -> _Line:
     """Least squares on relative errors with non-negative coefficients; the error is by five-fold cross-validation."""
     measured = np.array([ms for _, ms in rows])
+    weight = 1 / np.maximum(measured, SMALLEST_MS)
     features = np.array([[1.0, kernel.macs, kernel.bytes] for kernel, _ in rows])
     scale = np.maximum(features.max(axis=0), 1.0)
-    scaled = features / scale / measured[:, None]
+    scaled, target = features / scale * weight[:, None], measured * weight
     fold = np.arange(len(rows)) % min(5, len(rows))
     residuals = np.zeros(len(rows))
     for number in range(fold.max() + 1):
         held = fold == number
         if held.all():
             break
-        residuals[held] = scaled[held] @ _non_negative(scaled[~held]) - 1.0
-    intercept, per_mac, per_byte = _non_negative(scaled) / scale
+        residuals[held] = scaled[held] @ _non_negative(scaled[~held], target[~held]) - target[held]
+    intercept, per_mac, per_byte = _non_negative(scaled, target) / scale
     return _Line(float(intercept), float(per_mac), float(per_byte), float(np.sqrt(np.mean(residuals**2))))
 
 
-def _non_negative(scaled: np.ndarray) -> np.ndarray:
+def _non_negative(scaled: np.ndarray, target: np.ndarray) -> np.ndarray:
     from sklearn.linear_model import LinearRegression
 
-    model = LinearRegression(positive=True, fit_intercept=False).fit(scaled, np.ones(len(scaled)))
+    model = LinearRegression(positive=True, fit_intercept=False).fit(scaled, target)
     return np.asarray(model.coef_, dtype=float)

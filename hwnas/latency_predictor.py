@@ -27,8 +27,10 @@ Features = Mapping[str, np.ndarray]
 
 #: the group of features that holds latencies on other devices: its columns keep their proportions
 SOURCES = "sources"
-#: settings drawn, and how many of the likeliest are kept for predictions (fewer where each takes long)
-DRAWS, KEPT, KEPT_OF_MANY = 300, 30, 3
+#: settings drawn; how many of them are looked at again once outliers are known; how many are kept for predictions
+DRAWS, LIKELY, KEPT = 300, 60, 30
+#: fewer where each takes long
+KEPT_OF_MANY = 3
 #: how often a group takes part linearly, and smoothly (with a Gaussian kernel), in a setting
 LINEAR, SMOOTH = 0.65, 0.3
 #: powers of ten of a group's weight, and of the noise relative to the signal
@@ -38,7 +40,7 @@ SHAPE, SCALE = 1.0, 0.04
 #: residuals beyond so many spreads are weighed down (Huber)
 HUBER, ROUNDS = 2.0, 3
 #: measurements that settings are compared on, and that the best ones then use
-COMPARED, MOST = 250, 2000
+COMPARED, MOST = 150, 2000
 #: no prediction is less than this share of the measurements' geometric mean
 FLOOR = 0.05
 #: prior variances of the groups, linear and smooth, and noise, when items to measure are chosen
@@ -235,22 +237,22 @@ class LatencyPredictor:
             some = np.random.default_rng(0).permutation(count)[:COMPARED]
         target, compared = self._target[some], [part[np.ix_(some, some)] for part in parts]
         drawn = _draw_settings(len(self._scalings))
-        inflation = np.ones(len(some))
-        for _ in range(ROUNDS):
-            solved = [_solve(_combine(compared, weights), target, noise, inflation) for weights, noise in drawn]
-            evidence = np.array([found.evidence for found in solved])
-            share = np.exp(evidence - evidence.max())
-            share /= share.sum()
-            left_out = sum(s * found.residual for s, found in zip(share, solved, strict=True)) / target
+        inflation, likely = np.ones(len(some)), list(range(len(drawn)))
+        for number in range(ROUNDS):
+            solved = {i: _solve(_combine(compared, drawn[i][0]), target, drawn[i][1], inflation) for i in likely}
+            highest = max(found.evidence for found in solved.values())
+            share = {i: math.exp(found.evidence - highest) for i, found in solved.items()}
+            left_out = sum(share[i] * solved[i].residual for i in likely) / sum(share.values()) / target
             spread = 1.4826 * float(np.median(np.abs(left_out)))
             inflation = np.maximum(1.0, np.abs(left_out) / max(HUBER * spread, 1e-9))
-        kept = np.argsort(-share)[: KEPT if count <= COMPARED else KEPT_OF_MANY].tolist()
+            likely = sorted(share, key=lambda i: -share[i])[: LIKELY if number < ROUNDS - 1 else KEPT]
         if count > COMPARED:
-            for i in kept:
+            likely = likely[:KEPT_OF_MANY]
+            for i in likely:
                 solved[i] = _solve(_combine(parts, drawn[i][0]), self._target, drawn[i][1], np.ones(count))
         settings, mean, square = [], np.zeros(count), np.zeros(count)
-        for index in kept:
-            found, portion = solved[index], float(share[index] / share[kept].sum())
+        for index in likely:
+            found, portion = solved[index], share[index] / sum(share[i] for i in likely)
             weights, noise = drawn[index]
             settings.append(_Setting(weights, noise, portion, found.mean, found.dual, found.inverse, found.variance))
             value = self._target - found.residual
@@ -411,17 +413,19 @@ def _solve(kernel: np.ndarray, target: np.ndarray, noise: float, inflation: np.n
     With Q the inverse of the covariance, the mean projected out, the leave-one-out residual of measurement i is
     ``(Q y)_i / Q_ii`` and its variance ``1 / Q_ii`` (Dubrule, Mathematical Geology 15(6), 1983).
     """
+    from scipy.linalg.lapack import dpotrf, dpotri
+
     count = len(target)
-    covariance = kernel + np.diag(noise * target**2 * inflation)
-    inverse = np.linalg.inv(covariance)
+    factor, _ = dpotrf(kernel + np.diag(noise * target**2 * inflation), lower=1)
+    inverse, _ = dpotri(factor, lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
     columns = inverse.sum(axis=1)
     total = float(columns.sum())
     projected = inverse - np.outer(columns, columns) / total
     dual = projected @ target
     scale = SCALE + float(target @ dual) / 2
     shape = SHAPE + (count - 1) / 2
-    _, logarithm = np.linalg.slogdet(covariance)
-    evidence = -0.5 * float(logarithm) - 0.5 * math.log(total) - shape * math.log(scale)
+    evidence = -float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(total) - shape * math.log(scale)
     diagonal = np.maximum(np.diag(projected), 1e-12)
     variance = scale / shape
     mean = float(columns @ target) / total
