@@ -31,7 +31,9 @@ LARGEST_FILE = 2 * 1024**3
 #: larger constants are weights: their numbers are never looked at
 LARGEST_CONSTANT = 4096
 #: do nothing, or only change how numbers are stored
-BYPASSED = frozenset({"Identity", "Dropout", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"})
+BYPASSED = frozenset({"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"})
+#: where operators keep their weights
+WEIGHTS = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1}
 
 
 def load_onnx(model: ModelProto | bytes | str | Path) -> ModelProto:
@@ -135,6 +137,7 @@ class OnnxReader:
                 self._consumer.setdefault(name, operator)
         self._alias: dict[str, str] = {}
         self._steps: dict[str, _Step] = {}
+        self._names: set[str] = set()
         self._done: set[Operator] = set()
 
     # ------------------------------------------------------------------ the walk
@@ -164,11 +167,10 @@ class OnnxReader:
         macs = 0
         outputs = [name for name in operator.outputs if name]
         shape = self.shapes.get(outputs[0], ()) if outputs else ()
-        if operator.type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(operator.inputs) > 1:
-            weight = self.constants.get(operator.inputs[1])
-            if weight is not None and shape:
-                per_output = weight.size // max(1, weight.shape[0] if operator.type == "Conv" else shape[-1])
-                macs = math.prod(shape) * per_output
+        weight = self.constant(operator, WEIGHTS.get(operator.type, len(operator.inputs)))
+        if weight is not None and weight.ndim and shape:
+            per_output = weight.size // max(1, weight.shape[0] if operator.type.startswith("Conv") else shape[-1])
+            macs = math.prod(shape) * per_output
         for index, output in enumerate(outputs):
             shape = self.shapes.setdefault(output, ())
             kernel = Opaque(operator.type, shape, stored if index == 0 else 0, macs if index == 0 else 0)
@@ -221,9 +223,9 @@ class OnnxReader:
             return False
         self.shapes[output] = shape
         name = (operator.name or output) if output == operator.outputs[0] else output
-        taken = {step.name for step in self._steps.values()}
-        if name in taken or (name in self.shapes and name != output):
+        if name in self._names or (name in self.shapes and name != output):
             name = output
+        self._names.add(name)
         self._steps[output] = _Step(name, kernel, list(inputs), output)
         return True
 

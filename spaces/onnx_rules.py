@@ -66,7 +66,8 @@ def _pads(operator: Operator, kernel: list[int], size: tuple[int, ...]) -> Any:
 
 
 def _conv(reader: OnnxReader, operator: Operator) -> bool:
-    weight = reader.constant(operator, 1)
+    quantised = operator.type == "QLinearConv"  # its inputs: x, scale, zero, weight, scale, zero, scale, zero, bias
+    weight = reader.constant(operator, 3 if quantised else 1)
     data = reader.data(operator)
     if weight is None or weight.ndim != 4 or len(data) != 1:
         return False
@@ -79,7 +80,8 @@ def _conv(reader: OnnxReader, operator: Operator) -> bool:
     p = _pads(operator, list(weight.shape[2:]), shape[2:])
     if Conv(o=1, k=k, d=d, p=p).padding == Conv(o=1, k=k, d=d).padding:
         p = None
-    common: dict[str, Any] = {"k": k, "s": s, "d": d, "p": p, "bn": False, "bias": len(operator.inputs) > 2}
+    common: dict[str, Any] = {"k": k, "s": s, "d": d, "p": p, "bn": False}
+    common["bias"] = len(operator.inputs) > (8 if quantised else 2)
     if groups > 1 and groups == weight.shape[0] == shape[1]:
         return reader.emit(operator, DepthwiseConv(**common), data)
     return reader.emit(operator, Conv(o=weight.shape[0], g=groups, **common), data)
@@ -157,7 +159,7 @@ def _axes(reader: OnnxReader, operator: Operator, source: str) -> list[int] | No
 
 
 def _gemm(reader: OnnxReader, operator: Operator) -> bool:
-    data, weight = reader.data(operator), reader.constant(operator, 1)
+    data, weight = reader.data(operator), reader.constant(operator, 3 if operator.type.startswith("Q") else 1)
     if operator.type == "MatMul" and len(data) == 2:
         return reader.emit(operator, MatMul(), data)
     if weight is None or weight.ndim != 2 or len(data) != 1 or operator.get("transA", 0):
@@ -170,7 +172,8 @@ def _gemm(reader: OnnxReader, operator: Operator) -> bool:
             reader.skip(bias)
             return reader.emit(bias, Linear(o=out), data)
         return reader.emit(operator, Linear(o=out, bias=False), data)
-    return reader.emit(operator, Linear(o=out, bias=len(operator.inputs) > 2), data)
+    bias = len(operator.inputs) > 2 and operator.type == "Gemm"
+    return reader.emit(operator, Linear(o=out, bias=bias), data)
 
 
 def _binary(reader: OnnxReader, operator: Operator) -> bool:
@@ -262,6 +265,10 @@ def _reshape(reader: OnnxReader, operator: Operator) -> bool:
     if shape == reader.shape(source):
         return reader.alias(operator.outputs[0], source)
     return reader.emit(operator, Reshape(shape if len(shape) > 1 else shape[0]), [source])
+
+
+def _alias(reader: OnnxReader, operator: Operator) -> bool:
+    return reader.alias(operator.outputs[0], operator.inputs[0])
 
 
 def _transpose(reader: OnnxReader, operator: Operator) -> bool:
@@ -368,6 +375,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(UNARY.values(), _unary),
     "AveragePool": _pool,
     "BatchNormalization": _batch_norm,
+    "Cast": _alias,
+    "CastLike": _alias,
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
@@ -391,6 +400,8 @@ RULES: dict[str, Rule] = {
     "Mish": _activation("mish"),
     "PRelu": _activation("leakyrelu"),
     "Pad": _pad,
+    "QLinearConv": _conv,
+    "QLinearMatMul": _gemm,
     "ReduceMax": _global_pool,
     "ReduceMean": _global_pool,
     "Relu": _activation("relu"),

@@ -184,6 +184,31 @@ def test_an_int8_model_has_the_kernels_of_its_float_model() -> None:
     assert all(node.kernel.op != "opaque" for node in read.nodes)
 
 
+def test_quantised_operators_are_products_too() -> None:
+    scales = [helper.make_tensor("s", TensorProto.FLOAT, [], [1.0]), helper.make_tensor("z", TensorProto.INT8, [], [0])]
+    weights = [
+        helper.make_tensor("w", TensorProto.INT8, [8, 3, 3, 3], np.zeros(216, np.int8)),
+        helper.make_tensor("v", TensorProto.INT8, [8, 5], np.zeros(40, np.int8)),
+        helper.make_tensor("flat", TensorProto.INT64, [2], [1, 8]),
+    ]
+    quantised = ["s", "z"]
+    nodes = [
+        helper.make_node("QLinearConv", ["x", *quantised, "w", *quantised, *quantised], ["a"], strides=[8, 8]),
+        helper.make_node("Reshape", ["a", "flat"], ["b"]),
+        helper.make_node("QLinearMatMul", ["b", *quantised, "v", *quantised, *quantised], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "quantised",
+        [helper.make_tensor_value_info("x", TensorProto.INT8, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.INT8, [1, 5])],
+        [*scales, *weights],
+    )
+    read = Graph.from_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert [kernel.label for kernel in read.kernels] == ["conv(s=8,p=0,o=8)", "reshape(to=1x8)", "linear(o=5)"]
+    assert read.macs == 216 + 40
+
+
 def test_networks_with_channels_last_and_same_padding() -> None:
     """As converters from TensorFlow write them: transposes, SAME padding, folded norms, clips, means that squeeze."""
     weights = [
