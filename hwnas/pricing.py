@@ -339,4 +339,5 @@ class LatencyModel:
             ends = np.sort(predicted * (1.0 + width[:, None]), axis=0)
             low[start : start + CHUNK] = np.sort(predicted * (1.0 - width[:, None]), axis=0)[-rank]
             high[start : start + CHUNK] = ends[rank - 1]
-        return np.maximum(low, 0.0), high
+        predicted = self.predict(np.atleast_2d(architectures))  # may lie outside where networks are few
+        return np.clip(low, 0.0, predicted), np.maximum(high, predicted)
