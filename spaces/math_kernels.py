@@ -6,8 +6,9 @@ Shapes may have any rank, with the batch axis in front.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -93,7 +94,7 @@ class Binary(Kernel):
     def module(self, *inputs: Shape) -> nn.Module:
         import torch
 
-        functions = {
+        functions: dict[str, Callable[..., Any]] = {
             "add": torch.add,
             "sub": torch.sub,
             "mul": torch.mul,

@@ -241,9 +241,9 @@ class OnnxReader:
         `reads` is how often the operators of the activation read `tensor` (twice in ``x * sigmoid(x)``).
         """
         kernel = self.kernel(tensor)
-        fusable = isinstance(kernel, Conv | DepthwiseConv | BatchNorm)
-        if fusable and self.uses[tensor] == reads and kernel.act is None:  # type: ignore[union-attr]
-            return self.fuse(output, tensor, replace(kernel, act=act))  # type: ignore[type-var]
+        takes_one = isinstance(kernel, Conv | DepthwiseConv | BatchNorm) and kernel.act is None
+        if takes_one and self.uses[tensor] == reads:
+            return self.fuse(output, tensor, replace(kernel, act=act))  # type: ignore[type-var, arg-type]
         return self.emit(operator, Activation(act), [self.source(tensor)], output)
 
     def alias(self, tensor: str, source: str) -> bool:

@@ -103,9 +103,8 @@ def _transposed_conv(reader: OnnxReader, operator: Operator) -> bool:
 def _batch_norm(reader: OnnxReader, operator: Operator) -> bool:
     tensor = operator.inputs[0]
     kernel = reader.kernel(tensor)
-    fusable = isinstance(kernel, Conv | DepthwiseConv) and kernel.act is None and not kernel.bn
-    if fusable and reader.uses[tensor] == 1:
-        return reader.fuse(operator.outputs[0], tensor, replace(kernel, bn=True))  # type: ignore[type-var]
+    if isinstance(kernel, Conv | DepthwiseConv) and kernel.act is None and not kernel.bn and reader.uses[tensor] == 1:
+        return reader.fuse(operator.outputs[0], tensor, replace(kernel, bn=True))
     return reader.emit(operator, BatchNorm(), reader.data(operator))
 
 
@@ -166,11 +165,11 @@ def _gemm(reader: OnnxReader, operator: Operator) -> bool:
         return False
     out = weight.shape[0] if operator.get("transB", 0) else weight.shape[1]
     if operator.type == "MatMul":
-        bias = reader.next(operator.outputs[0], "Add")
-        stored = [reader.constants[name] for name in bias.inputs if name in reader.constants] if bias else []
-        if bias is not None and stored and stored[0].ndim == 1:
-            reader.skip(bias)
-            return reader.emit(bias, Linear(o=out), data)
+        shift = reader.next(operator.outputs[0], "Add")
+        stored = [reader.constants[name] for name in shift.inputs if name in reader.constants] if shift else []
+        if shift is not None and stored and stored[0].ndim == 1:
+            reader.skip(shift)
+            return reader.emit(shift, Linear(o=out), data)
         return reader.emit(operator, Linear(o=out, bias=False), data)
     bias = len(operator.inputs) > 2 and operator.type == "Gemm"
     return reader.emit(operator, Linear(o=out, bias=bias), data)
