@@ -3,7 +3,7 @@
 The main job on Fashion-MNIST and the operators that the device's pool keeps: two stages, training from scratch, export,
 and measurement on the device, at budgets of 25, 50 and 75 % of the space's range of latency.
 
-    python benchmarks/hurricane_budgets.py --tables DIR --runs DIR                    # scaled: a quarter of an hour
+    python benchmarks/hurricane_budgets.py --tables DIR --runs DIR                    # scaled: about half an hour
     python benchmarks/hurricane_budgets.py --tables DIR --runs DIR --resolution 28 --width 1 --depth 1 \\
         --limit 55000 --supernet-epochs 120 --epochs 100 --evaluations 2000           # full scale
 

@@ -4,7 +4,7 @@ On published tables (``HWNAS_DATA``), each column in turn is the new device and 
 architectures (FBNet: 800) are measured. Which architectures of the new device are measured, hwnas chooses; the
 simple methods get as many at random, and so does hwnas once more ("drawn"). All are tested on all other architectures.
 
-    python benchmarks/latency_fewshot.py nb201      # compiled runtimes, deduplicated: 12 targets; half an hour a core
+    python benchmarks/latency_fewshot.py nb201      # compiled runtimes, deduplicated: 12 targets
     python benchmarks/latency_fewshot.py help       # HELP's sources and targets on NAS-Bench-201
     python benchmarks/latency_fewshot.py fbnet      # NASFLAT's hard tasks F3 and FA, and HELP's FD
 

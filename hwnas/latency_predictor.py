@@ -43,8 +43,8 @@ HUBER, ROUNDS = 2.0, 3
 COMPARED, MOST = 150, 2000
 #: no prediction is less than this share of the measurements' geometric mean
 FLOOR = 0.05
-#: prior variances of the groups, linear and smooth, and noise, when items to measure are chosen
-CHOICE = {"linear": 1.0, "smooth": 0.1, SOURCES: 0.3, "noise": 0.1}
+#: prior variances of a group, linear (less for the other devices) and smooth, and noise, when items are chosen
+CHOICE_LINEAR, CHOICE_SMOOTH, CHOICE_SOURCES, CHOICE_NOISE = 1.0, 0.1, 0.3, 0.1
 FORMAT = "hwnas latency predictor 1"
 
 
@@ -167,15 +167,7 @@ class LatencyPredictor:
         reference: Features | None,
         sources: Mapping[str, LatencyPredictor],
     ) -> LatencyPredictor:
-        latency = np.asarray(latency_ms, dtype=float)
-        if latency.ndim != 1 or len(latency) < 3:
-            raise TableError(f"a predictor needs at least 3 measured latencies, not {latency.size}")
-        if not (np.isfinite(latency).all() and (latency > 0).all()):
-            raise TableError("a latency to fit on is not a positive number of milliseconds; leave that item out")
-        if len(latency) > MOST:
-            raise TableError(
-                f"a predictor takes up to {MOST:,} measurements, not {len(latency):,}; give a sample of them"
-            )
+        latency = _latencies(latency_ms)
         measured = _with_sources(_arrays(features, len(latency)), sources)
         wide = measured if reference is None else _with_sources(_arrays(reference), sources)
         if list(wide) != list(measured) or any(wide[name].shape[1] != measured[name].shape[1] for name in wide):
@@ -304,9 +296,10 @@ class LatencyPredictor:
         if record["format"] != FORMAT:
             raise ValueError(record["format"])
         sources = {name: cls._read(source) for name, source in record["sources"].items()}
-        own = {name: np.array(values, dtype=float) for name, values in record["features"].items()}
+        latency = _latencies(record["latency_ms"])
+        own = _arrays(record["features"], len(latency))
         scalings = [_Scaling(s["name"], np.array(s["mean"]), np.array(s["factor"])) for s in record["scalings"]]
-        return cls(scalings, _with_sources(own, sources), np.array(record["latency_ms"], dtype=float), sources)
+        return cls(scalings, _with_sources(own, sources), latency, sources)
 
 
 def choose_items(features: Features, count: int, *, candidates: int = 500, seed: int = 0) -> np.ndarray:
@@ -337,19 +330,30 @@ def choose_items(features: Features, count: int, *, candidates: int = 500, seed:
     if not 0 < count <= len(drawn):
         raise ConfigError(f"cannot choose {count} of {total} items to measure")
     points = [_Scaling.of(name, values)(values[drawn]) for name, values in arrays.items()]
-    weights = np.array([[CHOICE.get(name, CHOICE["linear"]), CHOICE["smooth"]] for name in arrays]).reshape(-1)
-    left = _combine(list(_kernels(points, points)), weights)
+    linear = [CHOICE_SOURCES if name == SOURCES else CHOICE_LINEAR for name in arrays]
+    left = _combine(_kernels(points, points), np.array([[weight, CHOICE_SMOOTH] for weight in linear]).reshape(-1))
     chosen: list[int] = []
     for _ in range(count):
-        gain = (left**2).sum(axis=0) / (np.diag(left) + CHOICE["noise"])
+        gain = (left**2).sum(axis=0) / (np.diag(left) + CHOICE_NOISE)
         gain[chosen] = -1.0
         best = int(gain.argmax())
         chosen.append(best)
-        left = left - np.outer(left[:, best], left[best]) / (left[best, best] + CHOICE["noise"])
+        left = left - np.outer(left[:, best], left[best]) / (left[best, best] + CHOICE_NOISE)
     return np.asarray(drawn[chosen])
 
 
 # ---------------------------------------------------------------------- parts
+
+
+def _latencies(latency_ms: np.ndarray) -> np.ndarray:
+    latency = np.asarray(latency_ms, dtype=float)
+    if latency.ndim != 1 or len(latency) < 3:
+        raise TableError(f"a predictor needs at least 3 measured latencies, not {latency.size}")
+    if not (np.isfinite(latency).all() and (latency > 0).all()):
+        raise TableError("a latency to fit on is not a positive number of milliseconds; leave that item out")
+    if len(latency) > MOST:
+        raise TableError(f"a predictor takes up to {MOST:,} measurements, not {len(latency):,}; give a sample of them")
+    return latency
 
 
 def _arrays(features: Features, count: int | None = None) -> dict[str, np.ndarray]:

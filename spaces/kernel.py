@@ -99,7 +99,7 @@ def function_module(function: Callable[..., Any], **parameters: Any) -> nn.Modul
 class Kernel(ABC):
     """One operator. Subclasses are frozen dataclasses; equal kernels are interchangeable.
 
-    Shapes are those of one sample with the batch axis in front: ``(1, C, H, W)`` or ``(1, C)``.
+    Shapes are those of one sample with the batch axis in front, such as ``(1, C, H, W)`` or ``(1, C)``.
     """
 
     op: ClassVar[str]

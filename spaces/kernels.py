@@ -296,13 +296,12 @@ class Linear(Kernel):
         return nn.Linear(inputs[0][-1], self.o, bias=self.bias)
 
     def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
+        flat = len(shapes[0]) == 2  # Gemm takes matrices only
+        weight = writer.tensor(f"{name}/weight", weights["weight"] if flat else weights["weight"].T)
         bias = [writer.tensor(f"{name}/bias", weights["bias"])] if self.bias else []
-        if len(shapes[0]) == 2:
-            return writer.node(
-                "Gemm", name, [*inputs, writer.tensor(f"{name}/weight", weights["weight"]), *bias], transB=1
-            )
-        # Gemm takes matrices only
-        product = writer.node("MatMul", name, [*inputs, writer.tensor(f"{name}/weight", weights["weight"].T)])
+        if flat:
+            return writer.node("Gemm", name, [*inputs, weight, *bias], transB=1)
+        product = writer.node("MatMul", name, [*inputs, weight])
         return writer.node("Add", f"{name}/shifted", [product, *bias]) if bias else product
 
 

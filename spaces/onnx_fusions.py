@@ -50,9 +50,8 @@ def _gate(reader: OnnxReader, operator: Operator) -> bool:
     product = reader.next(operator.outputs[0], "Mul")
     if product is None or set(product.inputs) != {x, operator.outputs[0]}:
         return False
-    reader.skip(operator, product)
     act = "swish" if operator.type == "Sigmoid" else "hswish"
-    return reader.activate(product, act, x, product.outputs[0], reads=2)
+    return reader.activate(product, act, x, product.outputs[0], reads=2) and reader.skip(product)
 
 
 def _mish(reader: OnnxReader, operator: Operator) -> bool:
@@ -62,8 +61,7 @@ def _mish(reader: OnnxReader, operator: Operator) -> bool:
     product = reader.next(tanh.outputs[0], "Mul") if tanh else None
     if tanh is None or product is None or set(product.inputs) != {x, tanh.outputs[0]}:
         return False
-    reader.skip(operator, tanh, product)
-    return reader.activate(product, "mish", x, product.outputs[0], reads=2)
+    return reader.activate(product, "mish", x, product.outputs[0], reads=2) and reader.skip(tanh, product)
 
 
 def _hard_gate(reader: OnnxReader, operator: Operator) -> tuple[str, list[Operator]] | None:
@@ -88,10 +86,8 @@ def _hard_swish(reader: OnnxReader, operator: Operator) -> bool:
         tensor, chain = gate
         product = reader.next(tensor, "Mul")
         if product is not None and set(product.inputs) == {x, tensor}:
-            reader.skip(*chain, product)
-            return reader.activate(product, "hswish", x, product.outputs[0], reads=2)
-        reader.skip(*chain)
-        return reader.activate(chain[-1], "hsigmoid", x, tensor)
+            return reader.activate(product, "hswish", x, product.outputs[0], reads=2) and reader.skip(*chain, product)
+        return reader.activate(chain[-1], "hsigmoid", x, tensor) and reader.skip(*chain)
     clip = reader.next(operator.outputs[0], "Clip")
     product = reader.next(clip.outputs[0], "Mul") if clip else None
     if clip is None or product is None or set(product.inputs) != {x, clip.outputs[0]}:
@@ -99,8 +95,7 @@ def _hard_swish(reader: OnnxReader, operator: Operator) -> bool:
     scale = reader.next(product.outputs[0], "Div", "Mul")
     if scale is None or abs((_factor(reader, scale) or 0) - 1 / 6) > 1e-4:
         return False
-    reader.skip(operator, clip, product, scale)
-    return reader.activate(scale, "hswish", x, scale.outputs[0], reads=2)
+    return reader.activate(scale, "hswish", x, scale.outputs[0], reads=2) and reader.skip(clip, product, scale)
 
 
 def _gelu(reader: OnnxReader, operator: Operator) -> bool:
@@ -118,20 +113,19 @@ def _gelu(reader: OnnxReader, operator: Operator) -> bool:
         half = reader.next(product.outputs[0], "Mul", "Div")
         if half is None or _factor(reader, half) != 0.5:
             return False
-        reader.skip(*chain, half)
-        return reader.activate(half, "gelu", x, half.outputs[0], reads=2)
+        return reader.activate(half, "gelu", x, half.outputs[0], reads=2) and reader.skip(*chain, half)
     if _factor(reader, product) == 0.5:
         last = reader.next(product.outputs[0], "Mul")
         if last is None or _other(last, product.outputs[0]) != x:
             return False
-        reader.skip(*chain, last)
-        return reader.activate(last, "gelu", x, last.outputs[0], reads=2)
+        return reader.activate(last, "gelu", x, last.outputs[0], reads=2) and reader.skip(*chain, last)
     half = next((o for o in reader.consumers(x, "Mul", "Div") if factor in o.outputs), None)
     if half is None or _factor(reader, half) != 0.5 or reader.uses[factor] != 1:
         return False
+    if not reader.activate(product, "gelu", x, product.outputs[0], reads=2):
+        return False
     reader.drop(factor)  # the half may stand before or after this operator in the file
-    reader.skip(*chain, half)
-    return reader.activate(product, "gelu", x, product.outputs[0], reads=2)
+    return reader.skip(*chain, half)
 
 
 # ---------------------------------------------------------------------- norms
@@ -158,8 +152,8 @@ def _layer_norm(reader: OnnxReader, operator: Operator) -> bool:
     chain = [operator, apart, square, variance, shifted, root, quotient, scale, shift]
     if shift is None or quotient is None or quotient.inputs[0] != apart.outputs[0]:
         return False
-    reader.skip(*(part for part in chain if part is not None))
-    return reader.emit(shift, LayerNorm(), [reader.source(x)])
+    taken = (part for part in chain if part is not None)
+    return reader.emit(shift, LayerNorm(), [reader.source(x)]) and reader.skip(*taken)
 
 
 # ---------------------------------------------------------------------- squeeze-excite and shuffle
@@ -200,8 +194,8 @@ def _squeeze_excite(reader: OnnxReader, operator: Operator) -> bool:
     weight = reader.constant(reduce, 1)
     if product is None or weight is None or reader.source(_other(product, tensor)) != reader.source(x):
         return False
-    reader.skip(*chain, product)
-    return reader.emit(product, SqueezeExcite(r=weight.shape[0], gate=kind, act=act), [reader.source(x)])
+    kernel = SqueezeExcite(r=weight.shape[0], gate=kind, act=act)
+    return reader.emit(product, kernel, [reader.source(x)]) and reader.skip(*chain, product)
 
 
 def _between(reader: OnnxReader, tensor: str) -> tuple[str | None, str, list[Operator]]:
@@ -227,8 +221,7 @@ def _shuffle(reader: OnnxReader, operator: Operator) -> bool:
     source = reader.source(operator.inputs[0])
     if reader.shape(merge.outputs[0]) != reader.shape(source):
         return False
-    reader.skip(swap, merge)
-    return reader.emit(merge, ChannelShuffle(g=apart[1]), [source])
+    return reader.emit(merge, ChannelShuffle(g=apart[1]), [source]) and reader.skip(swap, merge)
 
 
 FUSIONS: dict[str, tuple[Rule, ...]] = {

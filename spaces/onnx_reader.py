@@ -251,13 +251,10 @@ class OnnxReader:
         self._alias[tensor] = self.source(source)
         return True
 
-    def skip(self, *operators: Operator) -> None:
-        """Operators that a fused kernel has taken in."""
+    def skip(self, *operators: Operator) -> bool:
+        """Operators that a fused kernel has taken in, once it is there; returns True, as a rule does."""
         self._done.update(operators)
-
-    def skipped(self, operator: Operator) -> bool:
-        """Whether `operator` was taken in already."""
-        return operator in self._done
+        return True
 
     def drop(self, tensor: str) -> None:
         """Take back the kernel that computes `tensor`: a fusion has found out that it was part of it."""

@@ -142,8 +142,7 @@ def _global_pool(reader: OnnxReader, operator: Operator) -> bool:
             return reader.emit(operator, GlobalPool(), [source])
         flat = reader.next(operator.outputs[0], "Flatten", "Reshape", "Squeeze")
         if flat is not None and len(reader.shape(flat.outputs[0])) == 2:
-            reader.skip(flat)
-            return reader.emit(flat, GlobalPool(), [source], flat.outputs[0])
+            return reader.emit(flat, GlobalPool(), [source], flat.outputs[0]) and reader.skip(flat)
     return reader.emit(operator, Reduce(kind, _square(axes) if len(axes) == 1 else tuple(axes), keep), [source])
 
 
@@ -168,8 +167,7 @@ def _gemm(reader: OnnxReader, operator: Operator) -> bool:
         shift = reader.next(operator.outputs[0], "Add")
         stored = [reader.constants[name] for name in shift.inputs if name in reader.constants] if shift else []
         if shift is not None and stored and stored[0].ndim == 1:
-            reader.skip(shift)
-            return reader.emit(shift, Linear(o=out), data)
+            return reader.emit(shift, Linear(o=out), data) and reader.skip(shift)
         return reader.emit(operator, Linear(o=out, bias=False), data)
     bias = len(operator.inputs) > 2 and operator.type == "Gemm"
     return reader.emit(operator, Linear(o=out, bias=bias), data)

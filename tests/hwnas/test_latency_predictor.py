@@ -136,6 +136,11 @@ def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
         choose_items(few, 6)
     with pytest.raises(TableError, match="check the path"):
         LatencyPredictor.load(tmp_path / "absent.json")
+    predictor.save(tmp_path / "good.json")
+    good = (tmp_path / "good.json").read_text()
+    (tmp_path / "bad.json").write_text(good.replace(f'"latency_ms": [{latency[0]}', '"latency_ms": [-1.0'))
+    with pytest.raises(TableError, match="positive"):
+        LatencyPredictor.load(tmp_path / "bad.json")
     for content in ("", "{}", '{"format": "other"}', "[1]"):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(TableError, match="fit it again"):
