@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwnas.export_run import export_run as export
+    from hwnas.kernel_profiling import profile_kernels
     from hwnas.latency_predictor import LatencyPredictor, choose_items
     from hwnas.operator_pool import select_pool
     from hwnas.predict import predict
@@ -52,6 +53,7 @@ _HOME = {
     "get_space": "hwnas.spaces.space:get_space",
     "predict": "hwnas.predict:predict",
     "profile": "hwnas.profiling:profile",
+    "profile_kernels": "hwnas.kernel_profiling:profile_kernels",
     "report": "hwnas.report:make_report",
     "resume": "hwnas.search:resume",
     "search": "hwnas.search:search",
@@ -70,6 +72,7 @@ __all__ = [
     "get_space",
     "predict",
     "profile",
+    "profile_kernels",
     "report",
     "resume",
     "search",

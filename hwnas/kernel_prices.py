@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from hwnas.kernel_profiling import load_predictor
 from hwnas.latency_tables import LatencyTable
 from hwnas.profilers.base import FLOOR_MS
 from hwnas.spaces.errors import ModelError, TableError
 from hwnas.spaces.graph import Graph
+from hwnas.spaces.placement import place_kernels
 from hwnas.spaces.signature import kernel_graph, kernel_op
 
 __all__ = ["KernelPrice", "KernelPrices"]
@@ -25,7 +27,10 @@ ROOFLINE_FACTOR = 3.0
 
 @dataclass(frozen=True)
 class KernelPrice:
-    """Milliseconds of one kernel, where the number comes from, and its relative error (one standard deviation)."""
+    """Milliseconds of one kernel, where the number comes from, and its relative error (one standard deviation).
+
+    The error is NaN where only that of whole networks is known, see `KernelPrices.learned_interval`.
+    """
 
     ms: float
     source: str
@@ -51,23 +56,25 @@ class KernelPrices:
     ``table``
         The kernel was measured: its median inside whole networks.
     ``learned``
-        Its family was: a non-negative regression on multiply-accumulates and bytes, fitted on
-        relative errors, whose own leave-one-out error is its uncertainty.
+        Its family was: the table's `KernelPredictor`, if the device was profiled for any network
+        (`hwnas profile` without a space). Otherwise a non-negative regression on multiply-accumulates
+        and bytes, fitted on relative errors, whose own leave-one-out error is its uncertainty.
     ``roofline``
-        Nothing like it was: the same regression over all kernels, within a factor of 3.
+        Nothing like it was: that regression over all kernels, within a factor of 3.
 
     Parameters
     ----------
     table
-        Any latency table; its kernel rows (context ``network``) are used.
+        Any latency table; its kernel rows (context ``network``) and its predictor are used.
 
     Raises
     ------
     TableError
-        If the table has no kernel rows.
+        If the table has neither.
     """
 
     def __init__(self, table: LatencyTable) -> None:
+        self.predictor = load_predictor(table)
         self.rows: dict[str, float] = {}
         self.spread: dict[str, float] = {}
         families: dict[str, list[tuple[Graph, float]]] = {}
@@ -81,29 +88,41 @@ class KernelPrices:
             self.rows[signature] = row.median_ms
             self.spread[signature] = (row.high_ms - row.low_ms) / (2 * row.median_ms)
             families.setdefault(kernel_op(signature), []).append((kernel, row.median_ms))
-        if not self.rows:
+        if not self.rows and self.predictor is None:
             raise TableError(
-                f"the table of {table.device.key} has no kernel rows; "
-                f"make some with: hwnas profile --device {table.device.key} --space mobilenet --context network"
+                f"the table of {table.device.key} knows no kernels; "
+                f"measure some with: hwnas profile --device {table.device.key} --budget 20m"
             )
         self.lines = {op: _fit(rows) for op, rows in families.items() if len(rows) >= ENOUGH}
-        # what a runtime has fused away (an addition inside a convolution) says nothing about kernels that do run
-        run = [row for rows in families.values() for row in rows if row[1] > FLOOR_MS]
-        self.roofline = _fit(run or [row for rows in families.values() for row in rows])
+        if self.predictor is None:
+            # what a runtime has fused away (an addition inside a convolution) says nothing about kernels that do run
+            run = [row for rows in families.values() for row in rows if row[1] > FLOOR_MS]
+            self.roofline = _fit(run or [row for rows in families.values() for row in rows])
+        else:
+            self.roofline = _Line(*self.predictor.roofline.tolist(), ROOFLINE_FACTOR - 1)
 
-    def price(self, kernel: Graph) -> KernelPrice:
-        """Price a single-kernel graph."""
+    def price(self, network: Graph) -> list[KernelPrice]:
+        """Price every kernel of a network, in order."""
+        kernels = network.kernels
+        learned = np.full(len(kernels), np.nan)
+        if self.predictor is not None:
+            learned = self.predictor.kernel_ms(place_kernels(network))
+        return [self._price(kernel, ms) for kernel, ms in zip(kernels, learned.tolist(), strict=True)]
+
+    def learned_interval(self, level: float) -> tuple[float, float] | None:
+        """Factors on learned prices, summed over a network, that a measurement lies between; None if not known."""
+        return None if self.predictor is None else self.predictor.interval(level)
+
+    def _price(self, kernel: Graph, learned: float) -> KernelPrice:
         signature = kernel.signature
         if signature in self.rows:
             return KernelPrice(self.rows[signature], "table", self.spread[signature])
+        if not math.isnan(learned):
+            return KernelPrice(learned, "learned", math.nan)
         line = self.lines.get(kernel_op(signature))
         if line is not None:
             return KernelPrice(line(kernel), "learned", line.error)
-        return KernelPrice(self.roofline(kernel), "roofline", ROOFLINE_FACTOR - 1)
-
-    def price_all(self, kernels: Iterable[Graph]) -> list[KernelPrice]:
-        """Price every kernel of a network, in order."""
-        return [self.price(kernel) for kernel in kernels]
+        return KernelPrice(max(self.roofline(kernel), FLOOR_MS), "roofline", ROOFLINE_FACTOR - 1)
 
 
 def _fit(rows: list[tuple[Graph, float]]) -> _Line:

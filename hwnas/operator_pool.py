@@ -55,6 +55,11 @@ class Layer:
     macs: np.ndarray
     params: np.ndarray
 
+    def at(self, indices: Sequence[int]) -> Layer:
+        """The layer with some of its operators only."""
+        costs = (values[indices] for values in (self.latency_ms, self.macs, self.params))
+        return Layer(self.name, tuple(self.operators[index] for index in indices), *costs)
+
 
 class PoolRule(ABC):
     """Scores the operators of a layer, and keeps some."""
@@ -123,6 +128,8 @@ class OperatorPool:
         Of each layer, ``(operators,)``.
     kept
         Indices into each layer's operators.
+    constraint
+        The latency that the pool was chosen within, as text, or None.
     """
 
     device: str
@@ -132,6 +139,7 @@ class OperatorPool:
     layers: tuple[Layer, ...]
     scores: tuple[np.ndarray, ...]
     kept: tuple[tuple[int, ...], ...]
+    constraint: str | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each operator of each layer, JSON-able."""
@@ -161,15 +169,7 @@ def read_layers(space: SearchSpace, device: str, tables: str | os.PathLike[str] 
     ConfigError
         If a decision of the space is not a layer of its own.
     """
-    table = find_table(device, tables)
-    signatures = [block.signature for block in space.catalog]
-    known = [table.vector(signatures, context) for context in ("isolated", "network")]
-    latency = min(known, key=lambda vector: int(np.isnan(vector).sum()))
-    if missing := int(np.isnan(latency).sum()):
-        raise TableError(
-            f"{missing} of the {len(signatures)} blocks of {space.spec} have no latency for {table.device.key}; "
-            f"measure them with: hwnas profile --device {table.device.key} --space '{space.spec}' --context isolated"
-        )
+    latency = _block_ms(space, device, tables)
     macs = np.array([block.macs for block in space.catalog], dtype=np.float64)
     params = np.array([block.params for block in space.catalog], dtype=np.float64)
     layers = []
@@ -183,12 +183,67 @@ def read_layers(space: SearchSpace, device: str, tables: str | os.PathLike[str] 
     return tuple(layers)
 
 
+def _block_ms(space: SearchSpace, device: str, tables: str | os.PathLike[str] | None) -> np.ndarray:
+    """Milliseconds of every block of the space, from the device's table."""
+    table = find_table(device, tables)
+    signatures = [block.signature for block in space.catalog]
+    known = [table.vector(signatures, context) for context in ("isolated", "network")]
+    latency = min(known, key=lambda vector: int(np.isnan(vector).sum()))
+    if missing := int(np.isnan(latency).sum()):
+        raise TableError(
+            f"{missing} of the {len(signatures)} blocks of {space.spec} have no latency for {table.device.key}; "
+            f"measure them with: hwnas profile --device {table.device.key} --space '{space.spec}' --context isolated"
+        )
+    return latency
+
+
+def _fixed_ms(space: SearchSpace, device: str, tables: str | os.PathLike[str] | None) -> float:
+    """Milliseconds of what every network of the space has."""
+    latency = _block_ms(space, device, tables)
+    return sum(float((term.counts @ latency).sum()) for term in space.terms if not term.decisions)
+
+
+def _keep_within(rule: PoolRule, layers: Sequence[Layer], size: int, budget_ms: float) -> list[list[int]]:
+    """What `rule` keeps below the highest ceiling under which the pool's mean network fits.
+
+    The ceiling lies at one share of each layer's own range of latency, on a logarithmic scale. Where even the
+    lowest is too high, the cheapest operators are left.
+    """
+    order = [np.argsort(layer.latency_ms, kind="stable") for layer in layers]
+    height = [np.log(np.maximum(layer.latency_ms, 1e-12)) for layer in layers]
+    kept: list[list[int]] = []
+    for ceiling in np.linspace(1.0, 0.0, 101):
+        kept, mean = [], 0.0
+        for layer, rising, level in zip(layers, order, height, strict=True):
+            below = int((level <= level.min() + ceiling * np.ptp(level) + 1e-9).sum())
+            candidates = np.sort(rising[: max(size, below)])
+            chosen = candidates[rule.keep(layer.at(candidates.tolist()), size)]
+            kept.append(sorted(chosen.tolist()))
+            mean += float(layer.latency_ms[chosen].mean())
+        if mean <= budget_ms:
+            break
+    return kept
+
+
+def _budget_ms(constraint: str, device: str, tables: str | os.PathLike[str] | None) -> float:
+    """The milliseconds that a latency constraint on `device` allows."""
+    from hwnas.constraints import parse_constraint
+
+    parsed = parse_constraint(constraint, devices=[device], root=tables)
+    if parsed.metric != "latency" or parsed.relation != "<=":
+        raise ConfigError(f"a pool is chosen within a latency, such as latency@{device} <= 2ms, not {constraint!r}")
+    if parsed.device != device:
+        raise ConfigError(f"the pool is for {device}, but {constraint!r} limits {parsed.device}; give one for {device}")
+    return parsed.bound
+
+
 def select_pool(
     space: str,
     device: str,
     *,
     size: int = 4,
     rule: str | PoolRule = "bands",
+    constraint: str | None = None,
     tables: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> OperatorPool:
@@ -204,6 +259,9 @@ def select_pool(
         How many operators a layer keeps.
     rule
         Name of a rule, or a rule of your own.
+    constraint
+        Such as ``latency@cpu-onnxruntime <= 2ms``: dear operators are left out, in all layers alike, until the
+        pool's mean network is within it as its rows add up. Without it the pool spans all latencies of the space.
     tables
         Folder of tables.
     progress
@@ -212,7 +270,8 @@ def select_pool(
     Raises
     ------
     ConfigError, DeviceUnavailable, TableError
-        If the space has no pool, `size` does not fit, or the device is neither here nor in a table.
+        If the space has no pool, `size` does not fit, the constraint is no latency of the device or below the
+        cheapest network, or the device is neither here nor in a table.
     """
     chosen = get_space(space)
     if "pool" not in chosen.parameters:
@@ -229,11 +288,22 @@ def select_pool(
         root = None if tables is None else os.fspath(tables)
         profile(device, chosen.spec, context="isolated", networks=0, tables=root, progress=progress)
         layers = read_layers(chosen, device, tables)
-    kept = tuple(tuple(made.keep(layer, size)) for layer in layers)
+    if constraint is None:
+        found = [made.keep(layer, size) for layer in layers]
+    else:
+        fixed = _fixed_ms(chosen, device, tables)
+        budget = _budget_ms(constraint, device, tables)
+        cheapest = fixed + sum(float(layer.latency_ms.min()) for layer in layers)
+        if budget < cheapest:
+            raise ConfigError(
+                f"no network of {chosen.spec} is within {constraint!r}: the cheapest takes {cheapest:.4g} ms, added up"
+            )
+        found = _keep_within(made, layers, size, budget - fixed)
+    kept = tuple(map(tuple, found))
     names = ("+".join(layer.operators[index] for index in row) for layer, row in zip(layers, kept, strict=True))
     restricted = type(chosen)(**{**chosen.parameters, "pool": "/".join(names)})
     scores = tuple(made.score(layer) for layer in layers)
-    return OperatorPool(device, made.name, chosen.spec, restricted.spec, layers, scores, kept)
+    return OperatorPool(device, made.name, chosen.spec, restricted.spec, layers, scores, kept, constraint)
 
 
 def rank_agreement(layers: Mapping[str, Sequence[Layer]]) -> dict[tuple[str, str], float]:

@@ -137,17 +137,25 @@ def _by_blocks(space: SearchSpace, architecture: Architecture, table: LatencyTab
 
 def _by_kernels(graph: Graph, table: LatencyTable, level: float) -> Prediction:
     prices = KernelPrices(table)
-    kernels = graph.kernels
-    found = prices.price_all(kernels)
+    found = prices.price(graph)
     total = sum(price.ms for price in found)
     sources: dict[str, float] = {}
     for price in found:
         sources[price.source] = sources.get(price.source, 0.0) + price.ms / total
-    # errors of a family point the same way in all of its kernels, so they are not averaged out
-    by_source = {source: sum(p.ms * p.error for p in found if p.source == source) for source in sources}
-    width = NormalDist().inv_cdf(0.5 + level / 2) * math.hypot(*by_source.values())
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    below, above = [], []
+    for source, share in sources.items():
+        factors = prices.learned_interval(level) if source == "learned" else None
+        if factors is not None:
+            below.append(share * total * max(0.0, 1 - factors[0]))
+            above.append(share * total * max(0.0, factors[1] - 1))
+        else:  # errors of a family point the same way in all of its kernels, so they are not averaged out
+            width = z * sum(price.ms * price.error for price in found if price.source == source)
+            below.append(width)
+            above.append(width)
+    interval = (max(0.0, total - math.hypot(*below)), total + math.hypot(*above))
     unknown = Counter(node.kernel.type for node in graph.nodes if node.kernel.op == "opaque")  # type: ignore[attr-defined]
-    return _prediction(table, total, (max(0.0, total - width), total + width), level, sources, dict(unknown))
+    return _prediction(table, total, interval, level, sources, dict(unknown))
 
 
 def _prediction(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from hwnas.latency_tables import LatencyTable, table_root
 from hwnas.profilers import Protocol, get_profiler, profile_space
+from hwnas.quantize import preparation
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.space import SearchSpace, get_space
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 __all__ = ["ProfileSummary", "profile", "space_for"]
 
@@ -137,7 +134,7 @@ def profile(
         protocol=protocol,
         budget_s=budget_s,
         progress=progress,
-        prepare=_prepare(profiler.precision),
+        prepare=preparation(profiler.precision),
     )
     measured = summary.added.get("isolated", 0) + summary.added.get("network", 0)
     present = len(chosen.catalog) * len(set(summary.missing) - {"networks"})
@@ -155,12 +152,3 @@ def profile(
         seconds=time.monotonic() - start,
         drift=max(abs(value - 1) for value in summary.drift),
     )
-
-
-def _prepare(precision: str) -> Callable[[ModelProto], ModelProto] | None:
-    """What turns a float model into one of the device's precision before it is timed."""
-    if precision == "float32":
-        return None
-    from hwnas.quantize import quantize_for_timing
-
-    return quantize_for_timing

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from hwnas.spaces.onnx_reader import load_onnx
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["METHODS", "QuantizeReport", "quantize_for_timing", "quantize_onnx"]
+__all__ = ["METHODS", "QuantizeReport", "preparation", "quantize_for_timing", "quantize_onnx"]
 
 #: metadata that is no longer true of the int8 file
 STALE = tuple(PREFIX + key for key in ("measured", "predicted", "accuracy", "method"))
@@ -229,3 +229,8 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         root.setLevel(level)
+
+
+def preparation(precision: str) -> Callable[[ModelProto], ModelProto] | None:
+    """What turns a float model into one of a device's precision before it is timed; None if nothing has to."""
+    return None if precision == "float32" else quantize_for_timing

@@ -1,4 +1,4 @@
-"""``hwnas profile``: measure the pieces of a space on a device."""
+"""``hwnas profile``: measure the pieces of a space on a device, or networks of many kinds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import Annotated
 import typer
 
 from hwnas.cli.common import DataRoot, Json, Tables, duration, fraction, print_json, progress_bar, resumable
+from hwnas.spaces.errors import ConfigError
 
 __all__ = ["profile"]
 
 
 def profile(
     device: Annotated[str, typer.Option(metavar="DEVICE", help="Device to measure; see `hwnas devices`.")],
-    space: Annotated[str, typer.Option(metavar="SPACE", help="Space whose blocks to measure; see `hwnas spaces`.")],
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPACE", help="Space whose blocks to measure; see `hwnas spaces`. Without it: any network."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Take resolution, channels and classes from this data set.")
     ] = None,
@@ -31,7 +37,11 @@ def profile(
     ] = None,
     networks: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Whole networks to measure for the correction and its interval."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Whole networks to measure: for the correction of a space, or to learn kernels from.",
+        ),
     ] = None,
     repeat_until: Annotated[
         str, typer.Option(metavar="SHARE", help="Repeat until the interval of a median is this narrow.")
@@ -46,7 +56,11 @@ def profile(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Measure a space on a device, into its table.
+    """Measure a device, into its table.
+
+    With a space, its blocks and a few dozen whole networks are measured: what a search in it needs. Without
+    one, networks of many kinds are drawn, those measured that tell most, and the latency of kernels is
+    learned from them: `hwnas predict` then prices any ONNX file. A learning curve is printed as it goes.
 
     Every number is on the disk as soon as it is measured. A call that was stopped, even killed, goes on
     where it was when it is repeated.
@@ -54,12 +68,18 @@ def profile(
     \b
     Examples:
       hwnas profile --device cpu-onnxruntime --space mobilenet
+      hwnas profile --device cpu-onnxruntime --budget 20m
       hwnas profile --device cpu-onnxruntime --space mobilenet --data digits --quick
       hwnas profile --device cpu-onnxruntime --space "shufflenet(resolution=96)" --repeat-until 1% --budget 1h
       hwnas profile --device cpu-onnxruntime.int8 --space mobilenet --threads 2 --json
     """
     import hwnas
 
+    if space is None:
+        if context is not None or data is not None:
+            raise ConfigError("--context and --data belong to a space; name one with --space, or leave them out")
+        _any_network(device, threads, networks, quick, budget, tables, json)
+        return
     narrow = fraction(repeat_until, "--repeat-until")
     seconds = None if budget is None else duration(budget, "--budget")
     with resumable("what was measured is kept: the same command goes on from there"), progress_bar() as progress:
@@ -86,4 +106,44 @@ def profile(
     typer.echo(f"  drift of the reference model {summary.drift:.1%}")
     typer.echo(f"  table {summary.table}")
     if summary.missing:
+        typer.echo("  the time was up; the same command goes on from here")
+
+
+def _any_network(
+    device: str,
+    threads: int | None,
+    networks: int | None,
+    quick: bool,
+    budget: str | None,
+    tables: str | None,
+    json: bool,
+) -> None:
+    """Learn the latency of kernels, see `hwnas.profile_kernels`."""
+    from hwnas.kernel_profiling import NETWORKS, profile_kernels
+
+    seconds = None if budget is None else duration(budget, "--budget")
+    with resumable("what was measured is kept: the same command goes on from there"), progress_bar() as progress:
+        found = profile_kernels(
+            device,
+            threads=threads,
+            networks=NETWORKS if networks is None else networks,
+            quick=quick,
+            budget_s=seconds,
+            tables=tables,
+            progress=progress,
+            report=None if json else lambda point: typer.echo(f"after {point}"),
+        )
+    if json:
+        print_json(asdict(found))
+        return
+    typer.echo(f"{found.device}: kernels of any network")
+    typer.echo(f"  measured {found.measured} networks in {found.seconds:.0f} s; there are {found.networks} now,")
+    typer.echo(f"  with {found.kernels} different kernels; still missing {found.missing}")
+    if found.interval_90 is not None:
+        low, high = (factor - 1 for factor in found.interval_90)
+        typer.echo(
+            f"  nine of ten networks are within {low:+.0%} and {high:+.0%} of their prediction (cross-validated)"
+        )
+    typer.echo(f"  table {found.table}")
+    if found.missing:
         typer.echo("  the time was up; the same command goes on from here")

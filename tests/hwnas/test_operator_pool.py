@@ -12,7 +12,7 @@ import pytest
 import hwnas
 from hwnas.cli import main
 from hwnas.latency_tables import DeviceRecord, LatencyTable, Row
-from hwnas.operator_pool import Layer, PoolRule, pool_rules, rank_agreement, read_layers
+from hwnas.operator_pool import Layer, OperatorPool, PoolRule, pool_rules, rank_agreement, read_layers
 from hwnas.spaces import ConfigError, DeviceUnavailable, get_space
 
 SPACE = "hurricane(resolution=8,channels=1,classes=10,width=0.15,depth=0.25)"
@@ -33,6 +33,13 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> str:
     add_device(root, "cpu-one", lambda macs: 0.01 + 1e-6 * macs)
     add_device(root, "cpu-two", lambda macs: 1.0 / (1e3 + macs))
     return str(root)
+
+
+class Fastest(PoolRule):
+    name, summary = "fastest", "the lowest latency"
+
+    def score(self, layer: Layer) -> np.ndarray:
+        return -layer.latency_ms
 
 
 def layer(latency: list[float], macs: list[float]) -> Layer:
@@ -68,6 +75,38 @@ def test_a_pool_is_a_space_to_search_in(tables: str) -> None:
     assert len(kept) == 3 * len(restricted.decisions)
     for decision in restricted.decisions:
         assert decision.choices == tuple(row["operator"] for row in kept if row["layer"] == decision.name)
+
+
+def mean_network_ms(pool: OperatorPool) -> float:
+    """Mean of the sums of rows of many networks of a pool, whose rows cost what `add_device` says for cpu-one."""
+    space = get_space(pool.space)
+    blocks = 0.01 + 1e-6 * np.array([block.macs for block in space.catalog])
+    return float((space.counts(space.sample(500, np.random.default_rng(0))) @ blocks).mean())
+
+
+@pytest.mark.parametrize("rule", ["bands", "efficiency"])
+def test_a_pool_within_a_latency(tables: str, rule: str) -> None:
+    free = hwnas.select_pool(SPACE, "cpu-one", size=3, rule=rule, tables=tables)
+    least = mean_network_ms(hwnas.select_pool(SPACE, "cpu-one", size=1, rule=Fastest(), tables=tables))
+    for share in (0.3, 0.6):
+        budget = least + share * (mean_network_ms(free) - least)
+        text = f"latency@cpu-one <= {budget}ms"
+        pool = hwnas.select_pool(SPACE, "cpu-one", size=3, rule=rule, constraint=text, tables=tables)
+        assert {len(kept) for kept in pool.kept} == {3}
+        assert 0.8 * budget < mean_network_ms(pool) < 1.02 * budget
+    wide = hwnas.select_pool(SPACE, "cpu-one", size=3, rule=rule, constraint="latency@cpu-one <= 1s", tables=tables)
+    assert wide.kept == free.kept
+
+
+def test_a_latency_that_no_pool_is_within(tables: str) -> None:
+    for text, words in (
+        ("latency@cpu-one <= 0.001ms", "the cheapest takes"),
+        ("latency@cpu-two <= 1ms", "the pool is for cpu-one"),
+        ("params <= 1M", "within a latency"),
+        ("latency@cpu-one >= 1ms", "within a latency"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            hwnas.select_pool(SPACE, "cpu-one", constraint=text, tables=tables)
 
 
 def test_latencies_are_those_of_the_table(tables: str) -> None:
@@ -124,3 +163,9 @@ def test_command(tables: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [pool["device"] for pool in found["pools"]] == ["cpu-one", "cpu-two"]
     assert found["kendall_tau"] == [{"devices": ["cpu-one", "cpu-two"], "tau": -1.0}]
     assert f"space: {found['pools'][0]['space']}" in printed
+    within = ["--constraint", "latency@cpu-one <= 1s"]
+    assert main([*command, *within, "--tables", tables, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [pool["constraint"] for pool in found["pools"]] == ["latency@cpu-one <= 1s", None]
+    assert main([*command, "--constraint", "latency@cpu-onnxruntime <= 1s", "--tables", tables]) == 2
+    assert "limits no device of this command" in capsys.readouterr().err

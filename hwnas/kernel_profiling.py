@@ -1,0 +1,214 @@
+"""Profiling a device for any network: networks are drawn from a prior of real ones, those in most doubt measured.
+
+The first networks are drawn at random. After that a predictor is fitted on what was measured, many more networks are
+drawn, and those are measured on which its boosters disagree most (active sampling). How far the predictor was off on
+each network before it learned from it is an honest learning curve, and printed as the work goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwnas.kernel_predictor import KernelPredictor
+from hwnas.latency_tables import LatencyTable, table_root
+from hwnas.profilers import Protocol, get_profiler
+from hwnas.profilers.base import Profiler
+from hwnas.profilers.division import DividedNetwork, divide_networks, divided_networks
+from hwnas.quantize import preparation
+from hwnas.spaces.errors import ConfigError
+from hwnas.spaces.graph import Graph
+from hwnas.spaces.placement import place_kernels
+from hwnas.spaces.prior import prior_network
+
+__all__ = ["PREDICTOR_FILE", "KernelProfile", "LearningPoint", "load_predictor", "profile_kernels"]
+
+#: of a table's folder: the predictor that was fitted on its record
+PREDICTOR_FILE = "kernels.json"
+#: networks measured unless told otherwise, at random first, and at a time after that
+NETWORKS, RANDOM, BATCH = 100, 16, 8
+#: networks drawn for each one that is measured
+CANDIDATES = 8
+_SEED = 31_415
+
+
+@dataclass(frozen=True)
+class LearningPoint:
+    """How good the predictor was when `networks` networks with `kernels` different kernels were measured.
+
+    `within_10` is the share of the next networks, which it had not seen, that it predicted within 10 %, and
+    `mean_error` their mean relative error.
+    """
+
+    networks: int
+    kernels: int
+    within_10: float
+    mean_error: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.networks} networks, {self.kernels} kernels: of the next ones {self.within_10:.0%} were predicted "
+            f"within 10 %, mean error {self.mean_error:.1%}"
+        )
+
+
+@dataclass(frozen=True)
+class KernelProfile:
+    """What one call of `profile_kernels` did.
+
+    Attributes
+    ----------
+    device, table
+        Device key, and the table's folder.
+    measured, networks, kernels
+        Networks measured by this call, those in the table, and different kernels in them.
+    missing
+        Networks that are still missing, because the time budget ran out.
+    curve
+        How good predictions were as the work went on.
+    interval_90
+        Factors on a predicted latency between which 90 % of measurements lie.
+    seconds
+        Time spent.
+    """
+
+    device: str
+    table: str
+    measured: int
+    networks: int
+    kernels: int
+    missing: int
+    curve: tuple[LearningPoint, ...]
+    interval_90: tuple[float, float] | None
+    seconds: float
+
+
+def profile_kernels(
+    device: str,
+    *,
+    threads: int | None = None,
+    networks: int = NETWORKS,
+    active: bool = True,
+    quick: bool = False,
+    budget_s: float | None = None,
+    tables: str | None = None,
+    progress: Callable[[float, float, str], None] | None = None,
+    report: Callable[[LearningPoint], None] | None = None,
+) -> KernelProfile:
+    """Measure networks of many kinds on a device, and fit the predictor that prices any network with them.
+
+    What the table has already is kept, so calling it again goes on after a kill or a used-up budget.
+
+    Parameters
+    ----------
+    device, threads, quick, tables, progress
+        See `hwnas.profile`.
+    networks
+        Networks in the table after this call.
+    active
+        Whether to measure where the predictor is in doubt; if not, what comes.
+    budget_s
+        Seconds after which nothing new is begun.
+    report
+        Called after each batch.
+
+    Raises
+    ------
+    ConfigError, DeviceUnavailable, TableError
+        If the device does not exist, is not here or has no kernel counters, or the table is another machine's.
+    """
+    if networks < 2:
+        raise ConfigError(f"predictors of kernels learn from two networks or more, not {networks}")
+    start = time.monotonic()
+    deadline = None if budget_s is None else start + budget_s
+    profiler = get_profiler(device, **({} if threads is None else {"threads": threads}))
+    if type(profiler).kernel_shares is Profiler.kernel_shares:
+        raise ConfigError(f"{profiler.key} has no kernel counters, so kernels cannot be learned from networks on it")
+    protocol = Protocol.quick() if quick else Protocol()
+    table = LatencyTable.create(table_root(tables) / profiler.key, profiler.device_record(protocol))
+    curve: list[LearningPoint] = []
+    with table.writing():
+        known = divided_networks(table)
+        before = len(known)
+        predictor: KernelPredictor | None = None
+        while len(known) < networks and (deadline is None or time.monotonic() < deadline):
+            if len(known) >= min(RANDOM, networks):
+                predictor = KernelPredictor.fit(known, calibrate=False)
+            batch = _next(known, min(BATCH, networks - len(known)), predictor if active else None)
+            done = len(known)
+
+            def count(part: float, total: float, text: str, done: int = done) -> None:
+                if progress is not None:
+                    progress(done - before + BATCH * part / total, networks - before, text)
+
+            found = list(
+                divide_networks(
+                    batch,
+                    profiler,
+                    table,
+                    protocol=protocol,
+                    prepare=preparation(profiler.precision),
+                    progress=count,
+                    deadline=deadline,
+                )
+            )
+            if predictor is not None and found:
+                curve.append(_point(known, found, predictor))
+                if report is not None:
+                    report(curve[-1])
+            known += found
+        interval = None
+        if len(known) >= 2:
+            fitted = KernelPredictor.fit(known)
+            fitted.save(table.path / PREDICTOR_FILE, networks=len(known), device=profiler.key)
+            interval = fitted.interval(0.9)
+    return KernelProfile(
+        device=profiler.key,
+        table=str(table.path),
+        measured=len(known) - before,
+        networks=len(known),
+        kernels=_kernels(known),
+        missing=max(0, networks - len(known)),
+        curve=tuple(curve),
+        interval_90=interval,
+        seconds=time.monotonic() - start,
+    )
+
+
+def load_predictor(table: LatencyTable) -> KernelPredictor | None:
+    """The predictor of a table; fitted anew if networks were added since, None if there are too few."""
+    file = Path(table.path) / PREDICTOR_FILE
+    return KernelPredictor.load(file)[0] if file.exists() else None
+
+
+def _next(known: list[DividedNetwork], count: int, predictor: KernelPredictor | None) -> dict[str, Graph]:
+    """The networks to measure next, by name: in turn, or of each few the one that is most in doubt."""
+    begun = 1 + max(
+        (int(network.name.split()[1]) for network in known if network.name.startswith("prior ")), default=-1
+    )
+
+    def draw(number: int) -> Graph:
+        return prior_network(np.random.default_rng([_SEED, number]))
+
+    if predictor is None:
+        return {f"prior {number}": draw(number) for number in range(begun, begun + count)}
+    chosen = {}
+    for place in range(count):
+        numbers = range(begun + place * CANDIDATES, begun + (place + 1) * CANDIDATES)
+        graphs = {number: draw(number) for number in numbers}
+        best = max(graphs, key=lambda number: predictor.doubt(place_kernels(graphs[number])))
+        chosen[f"prior {best}"] = graphs[best]
+    return chosen
+
+
+def _kernels(networks: list[DividedNetwork]) -> int:
+    return len({kernel.signature for network in networks for kernel in network.placement.kernels})
+
+
+def _point(known: list[DividedNetwork], found: list[DividedNetwork], predictor: KernelPredictor) -> LearningPoint:
+    errors = np.array([abs(predictor.latency(network.placement) / network.latency_ms - 1) for network in found])
+    return LearningPoint(len(known), _kernels(known), float((errors <= 0.1).mean()), float(errors.mean()))
