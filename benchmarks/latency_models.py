@@ -5,10 +5,11 @@ networks of the same prior, a few of either in turns. The networks of `zoo.py` (
 have no part in that. They are measured before and after, which gives the repeatability floor, and predicted from
 growing parts of what was profiled. Beside hwnas, on the same measurements: a line on multiply-accumulates, a line on
 multiply-accumulates and bytes, a roofline for each family of kernels summed up, and random forests on the raw settings
-of kernels, one a family, summed up, as nn-Meter does it (Zhang et al., MobiSys 2021).
+of kernels, one a family, summed up, as nn-Meter does it (Zhang et al., MobiSys 2021). With ``--source`` also from 5 to
+50 networks with the help of another device.
 
     python benchmarks/latency_models.py --tables DIR                                 # onnxruntime, float32: 20 minutes
-    python benchmarks/latency_models.py --tables DIR --device cpu-onnxruntime.int8
+    python benchmarks/latency_models.py --tables DIR --device cpu-onnxruntime.int8 --source cpu-onnxruntime
     python benchmarks/latency_models.py --tables DIR --networks 600                  # full scale: an hour and a half
 
 What was measured lies in ``--tables``: repeating the command goes on where it was stopped.
@@ -40,6 +41,8 @@ from hwnas.spaces.graph import Graph
 from hwnas.spaces.placement import place_kernels
 
 RESULTS = Path(__file__).parent / "results"
+#: networks of the new device in transfer from another
+FEW = (5, 10, 20, 50)
 
 
 def measure_zoo(device: str, graphs: dict[str, Graph], file: Path) -> dict[str, float]:
@@ -164,6 +167,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu-onnxruntime")
     parser.add_argument("--networks", type=int, default=80, help="profiled with active sampling, and as many at random")
     parser.add_argument("--step", type=int, default=16, help="profiled in turns, and points of the learning curve")
+    parser.add_argument("--source", help="device that was profiled before into --tables, for transfer to this one")
     parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=True, help="also random networks")
     arguments = parser.parse_args()
     device, ways = arguments.device, {"hwnas": True, **({"hwnas, random networks": False} if arguments.random else {})}
@@ -217,6 +221,13 @@ def main() -> None:
         add(f"line, MACs and bytes{note}", networks, line(networks, everything, True))
         add(f"kernel sum, rooflines{note}", networks, kernel_sum(networks, everything, roofline))
         add(f"kernel sum, random forests{note}", networks, kernel_sum(networks, everything, forest))
+    if arguments.source:
+        other = KernelPredictor.fit(divided_networks(LatencyTable.load(folders["hwnas"] / arguments.source)))
+        networks = divided_networks(LatencyTable.load(folders["hwnas"] / device))
+        for count in FEW:
+            for way, source in (("hwnas", None), (f"hwnas, from {arguments.source}", other)):
+                predictor = KernelPredictor.fit(networks[:count], source=source, calibrate=False)
+                add(way, networks[:count], np.array([predictor.latency(placement) for placement in placed]))
     floor = np.array([second[name] / first[name] for name in graphs])
     add("measured again (the floor)", [], floor * measured)
     append_rows("latency_models", rows)

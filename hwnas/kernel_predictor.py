@@ -1,8 +1,7 @@
-"""Learned latency of single kernels: gradient-boosted trees, one ensemble a family, on top of a roofline.
+"""Learned latency of single kernels, and of whole networks as their sum.
 
-A roofline (milliseconds from multiply-accumulates and bytes) gives the scale, so that trees, which cannot extrapolate,
-only learn by which factor a kernel departs from it. Trees of several seeds are averaged; how far they lie apart says
-where to measure next. The interval of a whole network is calibrated on networks that had no part in fitting
+Each family of kernels has boosted trees on a roofline (`hwnas.boosted_roofline`), fitted on networks that were divided
+among their kernels. The interval of a whole network is calibrated on networks that had no part in fitting
 (split conformal prediction, cross-validated).
 """
 
@@ -13,68 +12,60 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hwnas.boosted_roofline import BOOSTERS, SMALLEST_MS, BoostedRoofline, fit_roofline
 from hwnas.kernel_features import Vocabulary, kernel_facts
 from hwnas.profilers.division import DividedNetwork
 from hwnas.spaces.errors import ModelError, TableError
 from hwnas.spaces.files import atomic_write
 from hwnas.spaces.placement import PlacedKernel, Placement
 
-if TYPE_CHECKING:
-    from xgboost import Booster
-
 __all__ = ["KernelPredictor"]
 
-Kernels = Sequence[tuple[PlacedKernel, Placement]]
-
-#: a family has trees of its own from this many kernels on
-ENOUGH = 8
-#: milliseconds below which a counter says nothing, and kernels count as fused away
-SMALLEST_MS = 5e-4
-#: trees of one booster, and boosters of one family
-TREES, BOOSTERS = 200, 3
-SETTINGS = {
-    "learning_rate": 0.1,
-    "max_depth": 4,
-    "subsample": 0.8,
-    "colsample_bytree": 0.8,
-    "min_child_weight": 0.0,
-    "reg_lambda": 1.0,
-    "nthread": 1,
-}
-#: kernels weigh in fitting by this power of their latency: an error of a long one matters more
-WEIGHT = 0.0
+#: of the trees: flat, because kernels of one network are off together and tell less than as many apart
+DEPTH = 4
 #: parts of the cross-validation that intervals rest on
 FOLDS = 5
 FORMAT = "hwnas kernel predictor 1"
 
 
+class _Item(NamedTuple):
+    """A kernel in its network, and its milliseconds on another device if that helps."""
+
+    kernel: PlacedKernel
+    network: Placement
+    elsewhere: float | None
+
+
 @dataclass(frozen=True)
 class _Family:
-    """Roofline and trees of one family."""
+    """What is learned of one family."""
 
-    line: np.ndarray
     vocabulary: Vocabulary
-    boosters: tuple[Booster, ...]
+    model: BoostedRoofline
 
-    def log_ms(self, kernels: Kernels) -> np.ndarray:
-        """Logarithms of milliseconds by each booster, shape ``(boosters, kernels)``."""
-        base = np.log(np.maximum(_costs(kernels) @ self.line, SMALLEST_MS))
-        if not self.boosters:
-            return base[None]
-        rows = self.vocabulary.rows(kernels)
-        return np.stack([base + booster.inplace_predict(rows) for booster in self.boosters])
+    def log_ms(self, items: Sequence[_Item]) -> np.ndarray:
+        """Logarithms of milliseconds by each booster, shape ``(BOOSTERS, items)``."""
+        return self.model.log_ms(_costs(items), _rows(self.vocabulary, items))
 
 
 class KernelPredictor:
     """Milliseconds of every kernel of a network on one device; make one with `fit` or `load`."""
 
-    def __init__(self, families: dict[str, _Family], line: np.ndarray, ratios: Sequence[float]) -> None:
+    def __init__(
+        self,
+        families: dict[str, _Family],
+        line: np.ndarray,
+        ratios: Sequence[float],
+        source: KernelPredictor | None = None,
+    ) -> None:
         self._families = families
-        #: milliseconds a kernel, a multiply-accumulate and a byte, over all families
+        self._source = source
+        #: milliseconds a kernel, a multiply-accumulate and a byte, over all families; with a source, a fourth number
+        #: for each of its milliseconds
         self.roofline = line
         #: measured over predicted latency of networks that had no part in fitting, sorted
         self.ratios = tuple(sorted(ratios))
@@ -82,13 +73,23 @@ class KernelPredictor:
         self.correction = float(np.median(self.ratios)) if self.ratios else 1.0
 
     @classmethod
-    def fit(cls, networks: Sequence[DividedNetwork], *, seed: int = 0, calibrate: bool = True) -> KernelPredictor:
+    def fit(
+        cls,
+        networks: Sequence[DividedNetwork],
+        *,
+        source: KernelPredictor | None = None,
+        seed: int = 0,
+        calibrate: bool = True,
+    ) -> KernelPredictor:
         """Learn from networks that were measured and divided.
 
         Parameters
         ----------
         networks
             At least two.
+        source
+            The predictor of another device, whose prices then belong to the roofline: with it a new device needs
+            fewer networks (few-shot transfer).
         seed
             Of the trees.
         calibrate
@@ -101,15 +102,16 @@ class KernelPredictor:
         """
         if len(networks) < 2:
             raise TableError(f"predictors of kernels learn from two networks or more, not {len(networks)}")
-        families, line = _fit(networks, seed)
+        families, line = _fit(networks, source, seed)
         ratios: list[float] = []
         folds = min(FOLDS, len(networks)) if calibrate else 0
         order = np.random.default_rng(seed).permutation(len(networks))
         for fold in range(folds):
             held = set(order[fold::folds].tolist())
-            part = cls(*_fit([n for index, n in enumerate(networks) if index not in held], seed), ())
+            rest = [network for index, network in enumerate(networks) if index not in held]
+            part = cls(*_fit(rest, source, seed), (), source)
             ratios += [networks[index].latency_ms / part.latency(networks[index].placement) for index in held]
-        return cls(families, line, ratios)
+        return cls(families, line, ratios, source)
 
     # ------------------------------------------------------------------ prediction
 
@@ -123,8 +125,7 @@ class KernelPredictor:
 
     def roofline_ms(self, network: Placement) -> np.ndarray:
         """Milliseconds of each kernel by the roofline of all families, SMALLEST_MS for what hwnas has no kernel for."""
-        costs = [_cost(kernel.signature) for kernel in network.kernels]
-        return np.asarray(np.maximum(np.array(costs) @ self.roofline, SMALLEST_MS))
+        return np.asarray(np.maximum(_costs(_items(network, self._source)) @ self.roofline, SMALLEST_MS))
 
     def doubt(self, network: Placement) -> float:
         """How far the boosters lie apart on a network's latency, as a share of it; 1 for unknown families."""
@@ -157,32 +158,27 @@ class KernelPredictor:
     def _log_ms(self, network: Placement) -> np.ndarray:
         """Logarithms of milliseconds, shape ``(BOOSTERS, kernels)``; NaN for unknown families."""
         found = np.full((BOOSTERS, len(network.kernels)), np.nan)
-        for name, members in _by_family([(kernel, network) for kernel in network.kernels]).items():
+        items = _items(network, self._source)
+        for name, members in _by_family(items).items():
             family = self._families.get(name)
             if family is not None:
-                found[:, members] = family.log_ms([(network.kernels[index], network) for index in members])
+                found[:, members] = family.log_ms([items[index] for index in members])
         return found
 
     # ------------------------------------------------------------------ files
 
     def save(self, file: str | Path, **notes: Any) -> None:
         """Write the predictor as JSON, with `notes` of the caller."""
+        content = {"format": FORMAT, "notes": notes, **self._to_json()}
+        atomic_write(Path(file), json.dumps(content, allow_nan=False).encode())
+
+    def _to_json(self) -> dict[str, Any]:
         families = {
-            name: {
-                "line": family.line.tolist(),
-                "flags": list(family.vocabulary.names),
-                "boosters": [booster.save_raw("json").decode() for booster in family.boosters],
-            }
+            name: {"flags": list(family.vocabulary.names), **family.model.to_json()}
             for name, family in self._families.items()
         }
-        content = {
-            "format": FORMAT,
-            "notes": notes,
-            "line": self.roofline.tolist(),
-            "ratios": list(self.ratios),
-            "families": families,
-        }
-        atomic_write(Path(file), json.dumps(content, allow_nan=False).encode())
+        source = None if self._source is None else self._source._to_json()
+        return {"line": self.roofline.tolist(), "ratios": list(self.ratios), "families": families, "source": source}
 
     @classmethod
     def load(cls, file: str | Path) -> tuple[KernelPredictor, dict[str, Any]]:
@@ -197,22 +193,24 @@ class KernelPredictor:
             content = json.loads(Path(file).read_bytes())
             if content["format"] != FORMAT:
                 raise TableError(f"{file} is {content['format']!r}, not {FORMAT!r}; profile again")
-            families = {
-                str(name): _Family(
-                    _numbers(family["line"], 3),
-                    Vocabulary(list(map(str, family["flags"]))),
-                    _boosters(family["boosters"]),
-                )
-                for name, family in content["families"].items()
-            }
-            ratios = _numbers(content["ratios"], len(content["ratios"]))
-            return cls(families, _numbers(content["line"], 3), ratios.tolist()), dict(content["notes"])
+            return cls._from_json(content), dict(content["notes"])
         except OSError as error:
             raise TableError(f"cannot read {file}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TableError(
                 f"{file} is no kernel predictor of hwnas ({error}); delete it and profile again"
             ) from error
+
+    @classmethod
+    def _from_json(cls, content: dict[str, Any]) -> KernelPredictor:
+        source = None if content["source"] is None else cls._from_json(content["source"])
+        count = 3 if source is None else 4
+        families = {
+            str(name): _Family(Vocabulary(list(map(str, saved["flags"]))), BoostedRoofline.from_json(saved, count))
+            for name, saved in content["families"].items()
+        }
+        ratios = _numbers(content["ratios"], len(content["ratios"]))
+        return cls(families, _numbers(content["line"], count), ratios.tolist(), source)
 
 
 def _numbers(values: Any, count: int) -> np.ndarray:
@@ -220,16 +218,6 @@ def _numbers(values: Any, count: int) -> np.ndarray:
     if found.shape != (count,) or not np.isfinite(found).all():
         raise ValueError("its numbers are damaged")
     return found
-
-
-def _boosters(saved: list[str]) -> tuple[Booster, ...]:
-    from xgboost import Booster
-    from xgboost.core import XGBoostError
-
-    try:
-        return tuple(Booster(model_file=bytearray(text.encode())) for text in saved)
-    except XGBoostError as error:
-        raise ValueError(f"its trees are damaged: {str(error).splitlines()[0]}") from error
 
 
 # ---------------------------------------------------------------------- fitting
@@ -244,58 +232,52 @@ def _cost(signature: str) -> tuple[float, float, float]:
     return 1.0, float(facts.macs), float(facts.bytes)
 
 
-def _costs(kernels: Kernels) -> np.ndarray:
-    return np.array([_cost(kernel.signature) for kernel, _ in kernels])
+def _items(network: Placement, source: KernelPredictor | None) -> list[_Item]:
+    """The kernels of a network, with their milliseconds on the source if there is one."""
+    if source is None:
+        return [_Item(kernel, network, None) for kernel in network.kernels]
+    known = source.kernel_ms(network)
+    elsewhere = np.where(np.isnan(known), source.roofline_ms(network), known).tolist()
+    return [_Item(kernel, network, ms) for kernel, ms in zip(network.kernels, elsewhere, strict=True)]
 
 
-def _by_family(kernels: Kernels) -> dict[str, list[int]]:
+def _costs(items: Sequence[_Item]) -> np.ndarray:
+    """What rooflines are linear in, shape ``(items, 3)``, or 4 with a source."""
+    return np.array([(*_cost(item.kernel.signature), *(() if item[2] is None else item[2:])) for item in items])
+
+
+def _rows(vocabulary: Vocabulary, items: Sequence[_Item]) -> np.ndarray:
+    return vocabulary.rows([(item.kernel, item.network) for item in items])
+
+
+def _by_family(items: Sequence[_Item]) -> dict[str, list[int]]:
     """Indices of kernels by family; those that hwnas has no kernel for are left out."""
     found: dict[str, list[int]] = {}
-    for index, (kernel, _) in enumerate(kernels):
+    for index, item in enumerate(items):
         try:
-            found.setdefault(kernel_facts(kernel.signature).family, []).append(index)
+            found.setdefault(kernel_facts(item.kernel.signature).family, []).append(index)
         except ModelError:
             continue
     return found
 
 
-def _fit(networks: Sequence[DividedNetwork], seed: int) -> tuple[dict[str, _Family], np.ndarray]:
-    kernels = [(kernel, network.placement) for network in networks for kernel in network.placement.kernels]
+def _fit(
+    networks: Sequence[DividedNetwork], source: KernelPredictor | None, seed: int
+) -> tuple[dict[str, _Family], np.ndarray]:
+    items = [item for network in networks for item in _items(network.placement, source)]
     measured = np.array([ms for network in networks for ms in network.kernel_ms])
-    members = _by_family(kernels)
+    members = _by_family(items)
     known = np.concatenate([np.array(rows) for rows in members.values()])
     run = known[measured[known] > SMALLEST_MS]
-    line = _roofline(_costs([kernels[index] for index in run]), measured[run])
+    line = fit_roofline(_costs([items[index] for index in run]), measured[run])
     families = {
-        name: _fit_family([kernels[index] for index in rows], measured[rows], line, seed)
+        name: _fit_family([items[index] for index in rows], measured[rows], line, seed)
         for name, rows in members.items()
     }
     return families, line
 
 
-def _fit_family(kernels: Kernels, measured: np.ndarray, line: np.ndarray, seed: int) -> _Family:
-    import xgboost
-
-    vocabulary, costs = Vocabulary.of(kernel for kernel, _ in kernels), _costs(kernels)
-    run = measured > SMALLEST_MS
-    if run.sum() >= ENOUGH:
-        line = _roofline(costs[run], measured[run])
-    if len(measured) < ENOUGH:
-        return _Family(line, vocabulary, ())
-    ms = np.maximum(measured, SMALLEST_MS)
-    target = np.log(ms / np.maximum(costs @ line, SMALLEST_MS))
-    data = xgboost.DMatrix(vocabulary.rows(kernels), target, weight=ms**WEIGHT / (ms**WEIGHT).mean(), nthread=1)
-    boosters = tuple(
-        xgboost.train({**SETTINGS, "seed": BOOSTERS * seed + number}, data, num_boost_round=TREES)
-        for number in range(BOOSTERS)
-    )
-    return _Family(line, vocabulary, boosters)
-
-
-def _roofline(costs: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Non-negative least squares on relative errors: milliseconds a kernel, a multiply-accumulate and a byte."""
-    from scipy.optimize import nnls
-
-    rows = costs / measured[:, None]
-    scale = np.maximum(rows.max(axis=0), 1e-30)
-    return np.asarray(nnls(rows / scale, np.ones(len(rows)))[0] / scale)
+def _fit_family(items: Sequence[_Item], measured: np.ndarray, line: np.ndarray, seed: int) -> _Family:
+    vocabulary = Vocabulary.of(item.kernel for item in items)
+    rows, costs = _rows(vocabulary, items), _costs(items)
+    return _Family(vocabulary, BoostedRoofline.fit(costs, rows, measured, line=line, depth=DEPTH, seed=seed))

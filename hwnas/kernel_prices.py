@@ -99,7 +99,7 @@ class KernelPrices:
             run = [row for rows in families.values() for row in rows if row[1] > FLOOR_MS]
             self.roofline = _fit(run or [row for rows in families.values() for row in rows])
         else:
-            self.roofline = _Line(*self.predictor.roofline.tolist(), ROOFLINE_FACTOR - 1)
+            self.roofline = _Line(*self.predictor.roofline[:3].tolist(), ROOFLINE_FACTOR - 1)
 
     def price(self, network: Graph) -> list[KernelPrice]:
         """Price every kernel of a network, in order."""

@@ -233,4 +233,4 @@ def _quiet() -> Iterator[None]:
 
 def preparation(precision: str) -> Callable[[ModelProto], ModelProto] | None:
     """What turns a float model into one of a device's precision before it is timed; None if nothing has to."""
-    return None if precision == "float32" else quantize_for_timing
+    return quantize_for_timing if precision == "int8" else None

@@ -33,6 +33,7 @@ profilers = Registry(
     "hwnas.profilers",
     {
         "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
+        "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "recorded": "hwnas.profilers.recorded:Recorded",
     },
 )

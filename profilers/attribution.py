@@ -15,10 +15,12 @@ add because of it, so every executed node gets exactly one owner:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["ExecutedNode", "attribute", "owners_by_name"]
+from hwnas.spaces.errors import ModelError
+
+__all__ = ["ExecutedNode", "attribute", "divide", "owners_by_name"]
 
 #: Inserted nodes that belong to the node before them.
 _AFTER = frozenset({"ReorderInput", "QuantizeLinear"})
@@ -75,6 +77,36 @@ def attribute(
     settled = {node.name: owner for node in executed if (owner := trace.owner(node)) is not None}
     _settle_rest(list(executed), settled)
     return settled
+
+
+def divide(
+    times: Mapping[str, float], owner: Mapping[str, str], owners: Collection[str] | None = None
+) -> dict[str, float]:
+    """Sum the times of executed nodes by owner, as shares of what could be traced back.
+
+    Parameters
+    ----------
+    times
+        Name of an executed node to its time.
+    owner
+        What `attribute` found.
+    owners
+        Names that get a share in any case, 0 if nothing is theirs.
+
+    Raises
+    ------
+    ModelError
+        If less than half of the time can be traced back.
+    """
+    total = sum(times.values())
+    known = sum(duration for name, duration in times.items() if name in owner)
+    if total <= 0 or known < 0.5 * total:
+        raise ModelError("the runtime's counters cannot be traced back to the model's nodes; name every node")
+    shares: dict[str, float] = dict.fromkeys(owners or (), 0.0)
+    for name, duration in times.items():
+        if name in owner:
+            shares[owner[name]] = shares.get(owner[name], 0.0) + duration / known
+    return shares
 
 
 class _Trace:

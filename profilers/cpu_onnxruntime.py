@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from hwnas.latency_tables import DeviceRecord, host_facts
-from hwnas.profilers.attribution import ExecutedNode, attribute
+from hwnas.profilers.attribution import attribute, divide
 from hwnas.profilers.base import Model, RuntimeProfiler, as_bytes
+from hwnas.profilers.model_io import check_quantised, first_line, load_model, model_nodes, random_input
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.timing import Runner, pinned
 from hwnas.spaces.errors import DeviceUnavailable, ModelError
@@ -83,7 +84,7 @@ class CpuOnnxRuntime(RuntimeProfiler):
         """
         data = as_bytes(model)
         if self.precision == "int8":
-            _check_quantised(data, self.key)
+            check_quantised(data, self.key)
         return self._runner(self._session(data))
 
     def open_reference(self, model: Model) -> Runner:
@@ -108,7 +109,7 @@ class CpuOnnxRuntime(RuntimeProfiler):
         try:
             return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common base
-            raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+            raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
     def _runner(self, session: Any) -> Runner:
         """Bind fixed inputs and let onnxruntime keep the outputs."""
@@ -117,7 +118,10 @@ class CpuOnnxRuntime(RuntimeProfiler):
         kept = []  # the binding refers to these arrays without owning them
         for port in session.get_inputs():
             shape = [size if isinstance(size, int) and size > 0 else 1 for size in port.shape]
-            kept.append(_random_input(port.name, port.type, shape, rng))
+            if port.type not in _KINDS:
+                reason = "which cannot be filled in; use a float or integer tensor"
+                raise ModelError(f"the input {port.name!r} is {port.type}, {reason}")
+            kept.append(random_input(_KINDS[port.type], shape, rng))
             binding.bind_cpu_input(port.name, kept[-1])
         for port in session.get_outputs():
             binding.bind_output(port.name, "cpu")
@@ -128,7 +132,7 @@ class CpuOnnxRuntime(RuntimeProfiler):
         try:
             run()
         except Exception as error:  # onnxruntime's errors have no common base
-            raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+            raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
         return run
 
     # ------------------------------------------------------------------ counters
@@ -158,10 +162,7 @@ class CpuOnnxRuntime(RuntimeProfiler):
 
         protocol = protocol or Protocol()
         data, seconds = as_bytes(model), protocol.counter_s
-        try:
-            given = onnx.load_model_from_string(data)
-        except Exception as error:  # protobuf's errors have no common base
-            raise ModelError(f"the model is not readable ONNX: {_first_line(error)}") from error
+        given = load_model(data)
         with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, pinned(self.cores(protocol)):
             optimised = Path(folder) / "optimised.onnx"
             session = self._session(
@@ -180,27 +181,8 @@ class CpuOnnxRuntime(RuntimeProfiler):
                 run()
                 count += 1
             times = _kernel_times(Path(session.end_profiling()), skip=warm)
-            executed = list(_nodes(onnx.load_model(optimised, load_external_data=False)))
-        return _divide(times, attribute(_nodes(given), executed, nodes), list(nodes) if nodes is not None else None)
-
-
-def _divide(times: dict[str, float], owner: dict[str, str], nodes: list[str] | None) -> dict[str, float]:
-    """Sum the times of executed nodes by owner and scale them to 1."""
-    total = sum(times.values())
-    known = sum(duration for name, duration in times.items() if name in owner)
-    if total <= 0 or known < 0.5 * total:
-        raise ModelError("onnxruntime's counters cannot be traced back to the model's nodes; name every node")
-    shares: dict[str, float] = dict.fromkeys(nodes or (), 0.0)
-    for name, duration in times.items():
-        if name in owner:
-            shares[owner[name]] = shares.get(owner[name], 0.0) + duration / known
-    return shares
-
-
-def _nodes(model: Any) -> Iterator[ExecutedNode]:
-    for index, node in enumerate(model.graph.node):
-        name = node.name or f"{node.op_type}_{index}"
-        yield ExecutedNode(name, node.op_type, tuple(node.input), tuple(node.output))
+            executed = list(model_nodes(onnx.load_model(optimised, load_external_data=False)))
+        return divide(times, attribute(model_nodes(given), executed, nodes), nodes)
 
 
 def _kernel_times(path: Path, *, skip: int) -> dict[str, float]:
@@ -229,17 +211,6 @@ def _kernel_times(path: Path, *, skip: int) -> dict[str, float]:
     return times
 
 
-def _check_quantised(data: bytes, key: str) -> None:
-    import onnx
-
-    try:
-        graph = onnx.load_model_from_string(data).graph
-    except Exception as error:  # protobuf's errors have no common base
-        raise ModelError(f"the model is not readable ONNX: {_first_line(error)}") from error
-    if not any(node.op_type == "QuantizeLinear" or node.op_type.startswith("QLinear") for node in graph.node):
-        raise ModelError(f"{key} measures quantised models, but this one is float; quantise it to int8 (QDQ) first")
-
-
 _KINDS = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -250,15 +221,6 @@ _KINDS = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-
-
-def _random_input(name: str, kind: str, shape: list[int], rng: np.random.Generator) -> np.ndarray:
-    """Normally distributed floats, zeros for everything else: zeros are valid indices, masks and pixels."""
-    if kind not in _KINDS:
-        raise ModelError(f"the input {name!r} is {kind}, which cannot be filled in; use a float or integer tensor")
-    if np.issubdtype(_KINDS[kind], np.floating):
-        return rng.standard_normal(shape, dtype=np.float32).astype(_KINDS[kind])
-    return np.zeros(shape, dtype=_KINDS[kind])
 
 
 def _runtime_version() -> str:
@@ -272,7 +234,3 @@ def _runtime_version() -> str:
     import onnxruntime
 
     return str(onnxruntime.__version__)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
