@@ -127,6 +127,13 @@ class KernelPredictor:
         """Milliseconds of each kernel by the roofline of all families, SMALLEST_MS for what hwnas has no kernel for."""
         return np.asarray(np.maximum(_costs(_items(network, self._source)) @ self.roofline, SMALLEST_MS))
 
+    def bound_ms(self, macs: float, moved: float) -> float:
+        """Milliseconds by the roofline of all families, of any operator with so many multiply-accumulates and bytes."""
+        ms = float(self.roofline[:3] @ (1.0, macs, moved))
+        if self._source is not None:
+            ms += float(self.roofline[3]) * self._source.bound_ms(macs, moved)
+        return max(ms, SMALLEST_MS)
+
     def doubt(self, network: Placement) -> float:
         """How far the boosters lie apart on a network's latency, as a share of it; 1 for unknown families."""
         log_ms = self._log_ms(network)

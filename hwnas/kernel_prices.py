@@ -98,8 +98,6 @@ class KernelPrices:
             # what a runtime has fused away (an addition inside a convolution) says nothing about kernels that do run
             run = [row for rows in families.values() for row in rows if row[1] > FLOOR_MS]
             self.roofline = _fit(run or [row for rows in families.values() for row in rows])
-        else:
-            self.roofline = _Line(*self.predictor.roofline[:3].tolist(), ROOFLINE_FACTOR - 1)
 
     def price(self, network: Graph) -> list[KernelPrice]:
         """Price every kernel of a network, in order."""
@@ -122,7 +120,8 @@ class KernelPrices:
         line = self.lines.get(kernel_op(signature))
         if line is not None:
             return KernelPrice(line(kernel), "learned", line.error)
-        return KernelPrice(max(self.roofline(kernel), FLOOR_MS), "roofline", ROOFLINE_FACTOR - 1)
+        bound = self.roofline(kernel) if self.predictor is None else self.predictor.bound_ms(kernel.macs, kernel.bytes)
+        return KernelPrice(max(bound, FLOOR_MS), "roofline", ROOFLINE_FACTOR - 1)
 
 
 def _fit(rows: list[tuple[Graph, float]]) -> _Line:

@@ -136,9 +136,10 @@ def profile_kernels(
         before = len(known)
         predictor: KernelPredictor | None = None
         while len(known) < networks and (deadline is None or time.monotonic() < deadline):
-            if len(known) >= min(RANDOM, networks):
+            if len(known) >= 2:
                 predictor = KernelPredictor.fit(known, calibrate=False)
-            batch = _next(known, min(BATCH, networks - len(known)), predictor if active else None)
+            guided = active and len(known) >= RANDOM
+            batch = _next(known, min(BATCH, networks - len(known)), predictor if guided else None)
             done = len(known)
 
             def count(part: float, total: float, text: str, done: int = done) -> None:
@@ -198,8 +199,8 @@ def _next(known: list[DividedNetwork], count: int, predictor: KernelPredictor | 
         return {f"prior {number}": draw(number) for number in range(begun, begun + count)}
     chosen = {}
     for place in range(count):
-        numbers = range(begun + place * CANDIDATES, begun + (place + 1) * CANDIDATES)
-        graphs = {number: draw(number) for number in numbers}
+        block = range(begun + place * CANDIDATES, begun + (place + 1) * CANDIDATES)
+        graphs = {number: draw(number) for number in block}
         best = max(graphs, key=lambda number: predictor.doubt(place_kernels(graphs[number])))
         chosen[f"prior {best}"] = graphs[best]
     return chosen

@@ -56,9 +56,9 @@ class NetworkBuilder:
         """Channels of a tensor."""
         return self.shape(x)[1]
 
-    def graph(self, x: str) -> Graph:
-        """The network up to `x`."""
-        return self._builder.graph(x)
+    def graph(self, *outputs: str) -> Graph:
+        """The network up to its outputs."""
+        return self._builder.graph(*outputs)
 
     # ------------------------------------------------------------------ kernels
 

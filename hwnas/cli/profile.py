@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from hwnas.cli.common import DataRoot, Json, Tables, duration, fraction, print_json, progress_bar, resumable
+from hwnas.cli.common import (
+    DataRoot,
+    Json,
+    Tables,
+    duration,
+    fraction,
+    print_json,
+    print_table,
+    progress_bar,
+    resumable,
+)
 from hwnas.spaces.errors import ConfigError
 
 __all__ = ["profile"]
@@ -49,6 +59,9 @@ def profile(
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop after this time, such as 20m; a later call goes on.")
     ] = None,
+    fusions: Annotated[
+        bool, typer.Option("--fusions", help="Only find out which operators the runtime fuses, by timing pairs.")
+    ] = False,
     tables: Tables = None,
     data_root: DataRoot = None,
     resume: Annotated[  # noqa: ARG001 - a table is always gone on with
@@ -69,12 +82,16 @@ def profile(
     Examples:
       hwnas profile --device cpu-onnxruntime --space mobilenet
       hwnas profile --device cpu-onnxruntime --budget 20m
+      hwnas profile --device cpu-onnxruntime --fusions
       hwnas profile --device cpu-onnxruntime --space mobilenet --data digits --quick
       hwnas profile --device cpu-onnxruntime --space "shufflenet(resolution=96)" --repeat-until 1% --budget 1h
       hwnas profile --device cpu-onnxruntime.int8 --space mobilenet --threads 2 --json
     """
     import hwnas
 
+    if fusions:
+        _fusions(device, threads, quick, json)
+        return
     if space is None:
         if context is not None or data is not None:
             raise ConfigError("--context and --data belong to a space; name one with --space, or leave them out")
@@ -147,3 +164,30 @@ def _any_network(
     typer.echo(f"  table {found.table}")
     if found.missing:
         typer.echo("  the time was up; the same command goes on from here")
+
+
+def _fusions(device: str, threads: int | None, quick: bool, json: bool) -> None:
+    """Time pairs of operators, see `hwnas.profilers.fusions.find_fusions`."""
+    from hwnas.profilers import Protocol, get_profiler
+    from hwnas.profilers.fusions import find_fusions
+    from hwnas.quantize import preparation
+
+    profiler = get_profiler(device, **({} if threads is None else {"threads": threads}))
+    protocol = Protocol.quick() if quick else Protocol()
+    with progress_bar() as progress:
+        found = find_fusions(profiler, protocol=protocol, prepare=preparation(profiler.precision), progress=progress)
+    if json:
+        print_json([asdict(pair) for pair in found])
+        return
+    verdict = {True: "fused", False: "apart", None: "open"}
+    rows = [
+        {
+            "first": pair.first,
+            "second": pair.second,
+            "adds": f"{1e3 * pair.adds_ms:.1f} us",
+            "elsewhere": f"{1e3 * pair.elsewhere_ms:.1f} us",
+            "verdict": verdict[pair.fused],
+        }
+        for pair in found
+    ]
+    print_table(rows, ("first", "second", "adds", "elsewhere", "verdict"))
