@@ -51,7 +51,7 @@ def measure_zoo(device: str, graphs: dict[str, Graph], file: Path) -> dict[str, 
     if file.exists():
         known = {entry["network"]: entry["ms"] for entry in map(json.loads, file.read_text().splitlines())}
     profiler = get_profiler(device)
-    prepare = preparation(profiler.precision)
+    prepare = preparation(profiler.file_precision)
 
     def model(graph: Graph) -> object:
         return graph.to_onnx() if prepare is None else prepare(graph.to_onnx())
@@ -112,7 +112,7 @@ def roofline(numbers: np.ndarray, ms: np.ndarray) -> Callable[[np.ndarray], np.n
     def columns(rows: np.ndarray) -> np.ndarray:
         return np.stack([np.ones(len(rows)), rows[:, 0], rows[:, 1:4].sum(axis=1)], axis=1)
 
-    scale = columns(numbers).max(axis=0)
+    scale = np.maximum(columns(numbers).max(axis=0), 1.0)
     weights = nnls(columns(numbers) / scale, ms)[0] / scale
     return lambda rows: np.asarray(columns(rows) @ weights)
 
@@ -165,8 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--device", default="cpu-onnxruntime")
-    parser.add_argument("--networks", type=int, default=80, help="profiled with active sampling, and as many at random")
-    parser.add_argument("--step", type=int, default=16, help="profiled in turns, and points of the learning curve")
+    parser.add_argument(
+        "--networks", type=int, default=240, help="profiled with active sampling, and as many at random"
+    )
+    parser.add_argument("--step", type=int, default=48, help="profiled in turns, and points of the learning curve")
     parser.add_argument("--source", help="device that was profiled before into --tables, for transfer to this one")
     parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=True, help="also random networks")
     arguments = parser.parse_args()

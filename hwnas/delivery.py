@@ -52,7 +52,7 @@ def check_devices(limits: ConstraintSet, tables: str | None) -> None:
         if device.startswith(RECORDED):
             continue
         profiler = get_profiler(device)
-        precisions.add(profiler.precision)
+        precisions.add(profiler.file_precision)
         differences = find_table(device, tables).device.differences(profiler.device_record())
         if differences:
             raise ConfigError(
@@ -189,7 +189,7 @@ def _train_and_export(
 
 def precision_of(profilers: Mapping[str, Profiler]) -> str:
     """The number format of the file to deploy: that of the devices."""
-    return next((profiler.precision for profiler in profilers.values()), "float32")
+    return next((profiler.file_precision for profiler in profilers.values()), "float32")
 
 
 def for_device(model: ModelProto, profilers: Mapping[str, Profiler]) -> ModelProto:

@@ -142,7 +142,9 @@ def _measure(target: Path, settings: Any, precision: str) -> dict[str, Any]:
         cls = profilers.get(name)
         if precision not in cls.precisions:
             raise ConfigError(f"{name} measures {' and '.join(cls.precisions)}, not {precision}; add --no-measure")
-        kept = [qualifier for qualifier in qualifiers if qualifier not in cls.precisions]
+        # a float32 file is measured in bfloat16 if that is what the run asked for
+        dropped = cls.precisions if precision != "float32" else ("int8",)
+        kept = [qualifier for qualifier in qualifiers if qualifier not in dropped]
         device = ".".join([name, *([precision] if precision != cls.precisions[0] else []), *kept])
         found[device] = get_profiler(device).measure(target.read_bytes(), Protocol().for_networks())
     return found

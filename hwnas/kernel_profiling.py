@@ -29,8 +29,10 @@ __all__ = ["PREDICTOR_FILE", "KernelProfile", "LearningPoint", "load_predictor",
 
 #: of a table's folder: the predictor that was fitted on its record
 PREDICTOR_FILE = "kernels.json"
-#: networks measured unless told otherwise, at random first, and at a time after that
-NETWORKS, RANDOM, BATCH = 100, 16, 8
+#: networks measured unless told otherwise, and at random first
+NETWORKS, RANDOM = 240, 16
+#: networks measured between two fits: so many, or this share of those that there are
+BATCH, SHARE = 8, 0.15
 #: networks drawn for each one that is measured
 CANDIDATES = 8
 _SEED = 31_415
@@ -139,12 +141,13 @@ def profile_kernels(
             if len(known) >= 2:
                 predictor = KernelPredictor.fit(known, calibrate=False)
             guided = active and len(known) >= RANDOM
-            batch = _next(known, min(BATCH, networks - len(known)), predictor if guided else None)
+            size = min(max(BATCH, round(SHARE * len(known))), networks - len(known))
+            batch = _next(known, size, predictor if guided else None)
             done = len(known)
 
-            def count(part: float, total: float, text: str, done: int = done) -> None:
+            def count(part: float, total: float, text: str, done: int = done, size: int = size) -> None:
                 if progress is not None:
-                    progress(done - before + BATCH * part / total, networks - before, text)
+                    progress(done - before + size * part / total, networks - before, text)
 
             found = list(
                 divide_networks(
@@ -152,7 +155,7 @@ def profile_kernels(
                     profiler,
                     table,
                     protocol=protocol,
-                    prepare=preparation(profiler.precision),
+                    prepare=preparation(profiler.file_precision),
                     progress=count,
                     deadline=deadline,
                 )

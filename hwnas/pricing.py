@@ -26,6 +26,8 @@ __all__ = ["DEFAULT_CONTEXT", "DEFAULT_REFINE", "CostModel", "LatencyModel"]
 #: Which rows to use where a table has both and too few networks to tell which of them predict better. On
 #: onnxruntime both predict alike, and isolated blocks take less time to measure and repeat better.
 DEFAULT_CONTEXT = "isolated"
+#: The context of rows that were not measured, but priced by the table's predictor of kernels.
+LEARNED = "learned"
 #: Whether the rows themselves are adjusted on the networks, by default.
 DEFAULT_REFINE = True
 
@@ -172,7 +174,7 @@ class LatencyModel:
     device, method
         Key of the device, and how its numbers came to be (``measured``, ...).
     context
-        Which of the table's rows were used.
+        Which of the table's rows were used; ``learned`` if they are its predictor's.
     additive
         Milliseconds as table look-ups, correction included.
     block_ms
@@ -228,9 +230,9 @@ class LatencyModel:
         space, table
             What to price, and the measurements.
         context
-            ``"network"`` or ``"isolated"`` rows. By default those that cover every block of the space;
-            of two that do, those with the smaller cross-validated error on the networks, and without
-            enough networks for that, `DEFAULT_CONTEXT`.
+            ``"network"`` or ``"isolated"`` rows, or ``"learned"`` ones of the table's predictor of kernels. By default
+            those that cover every block of the space; of two that do, those with the smaller cross-validated error on
+            the networks, and without enough networks for that, `DEFAULT_CONTEXT`; learned ones if none do.
         refine
             Whether to adjust single rows.
         networks
@@ -252,6 +254,13 @@ class LatencyModel:
             enough = models[0].networks >= FOLDS
             return min(models, key=lambda model: float(np.mean(model.residuals**2))) if enough else models[0]
         chosen = min(contexts, key=lambda name: missing[name])
+        spare: Sequence[float] = ()
+        if missing[chosen] and context in (None, LEARNED):
+            from hwnas.learned_rows import learn_rows
+
+            if (learned := learn_rows(space, table)) is not None:
+                chosen, missing[LEARNED] = LEARNED, 0
+                vectors[LEARNED], spare = learned
         if missing[chosen]:
             raise TableError(
                 f"{missing[chosen]} of the {len(signatures)} blocks of {space.spec} have no latency for {key}; "
@@ -273,6 +282,8 @@ class LatencyModel:
         measured = np.array([row.median_ms for row in pool])
         fit = _fit(counts[fitted], rows, measured[fitted], refine)
         residuals, owner, fits = _cross_validate(counts, rows, measured, refine, fitted)
+        if not fits and len(spare):  # no network of this space was measured: those of the predictor stand in
+            residuals, owner, fits = np.array(spare), np.zeros(len(spare), dtype=np.intp), [fit]
 
         def look_ups(one: _Fit) -> AdditiveCost:
             return AdditiveCost.from_space(space, one.block_ms(rows)).scaled(1.0, one.intercept)

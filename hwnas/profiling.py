@@ -134,7 +134,7 @@ def profile(
         protocol=protocol,
         budget_s=budget_s,
         progress=progress,
-        prepare=preparation(profiler.precision),
+        prepare=preparation(profiler.file_precision),
     )
     measured = summary.added.get("isolated", 0) + summary.added.get("network", 0)
     present = len(chosen.catalog) * len(set(summary.missing) - {"networks"})

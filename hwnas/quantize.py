@@ -231,6 +231,6 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
-def preparation(precision: str) -> Callable[[ModelProto], ModelProto] | None:
-    """What turns a float model into one of a device's precision before it is timed; None if nothing has to."""
-    return quantize_for_timing if precision == "int8" else None
+def preparation(file_precision: str) -> Callable[[ModelProto], ModelProto] | None:
+    """What turns a float model into a file of a device's precision before it is timed; None if nothing has to."""
+    return quantize_for_timing if file_precision == "int8" else None

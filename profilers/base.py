@@ -122,6 +122,11 @@ class Profiler(ABC):
         return cls(**{**settings, **options})
 
     @property
+    def file_precision(self) -> str:
+        """Number format of the files that it takes: bfloat16, say, is what a runtime makes of a float32 file."""
+        return "int8" if self.precision == "int8" else "float32"
+
+    @property
     def key(self) -> str:
         """Device key: the name, and what differs from its defaults (``cpu-onnxruntime.int8.t2``)."""
         parts = [self.name]

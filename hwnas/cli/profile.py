@@ -175,7 +175,9 @@ def _fusions(device: str, threads: int | None, quick: bool, json: bool) -> None:
     profiler = get_profiler(device, **({} if threads is None else {"threads": threads}))
     protocol = Protocol.quick() if quick else Protocol()
     with progress_bar() as progress:
-        found = find_fusions(profiler, protocol=protocol, prepare=preparation(profiler.precision), progress=progress)
+        found = find_fusions(
+            profiler, protocol=protocol, prepare=preparation(profiler.file_precision), progress=progress
+        )
     if json:
         print_json([asdict(pair) for pair in found])
         return

@@ -10,11 +10,15 @@ import pytest
 
 import hwnas
 from hwnas.cli import main
+from hwnas.constraints import ConstraintSet
+from hwnas.kernel_predictor import KernelPredictor
 from hwnas.kernel_profiling import PREDICTOR_FILE, LearningPoint
 from hwnas.latency_tables import LatencyTable
+from hwnas.pricing import LatencyModel
 from hwnas.profilers.division import divided_networks
-from hwnas.spaces import ConfigError
+from hwnas.spaces import ConfigError, TableError, get_space
 from hwnas.spaces.families import NetworkBuilder
+from hwnas.spaces.placement import place_kernels
 
 DEVICE = "cpu-onnxruntime"
 
@@ -55,6 +59,22 @@ def test_any_network_has_a_price_then(tables: Path, tmp_path: Path, capsys: pyte
     assert found.coverage == 0.0
     assert main(["predict", str(file), "--device", DEVICE, "--tables", str(tables), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["latency_ms"] == pytest.approx(found.latency_ms)
+
+
+def test_a_space_that_was_never_profiled_is_priced_by_its_kernels(tables: Path) -> None:
+    space = get_space("mobilenet(resolution=64,width=0.5)")
+    table = LatencyTable.load(tables / DEVICE)
+    model = LatencyModel.from_table(space, table)
+    assert model.context == "learned"
+    architectures = space.sample(30, np.random.default_rng(0))
+    predictor, _ = KernelPredictor.load(tables / DEVICE / PREDICTOR_FILE)
+    whole = [predictor.latency(place_kernels(space.lower(row))) for row in architectures.tolist()]
+    assert model.predict(architectures) == pytest.approx(np.array(whole), rel=0.15)
+    bound = float(np.median(whole))
+    limits = ConstraintSet([f"latency@{DEVICE} <= {bound}ms"], space, str(tables))
+    assert 0.1 < limits.feasible(architectures).mean() < 0.9
+    with pytest.raises(TableError, match="have no latency"):
+        LatencyModel.from_table(space, table, "isolated")
 
 
 def test_entries_that_cannot_be_used_are_left_out(tables: Path, tmp_path: Path) -> None:
