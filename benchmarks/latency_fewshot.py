@@ -10,13 +10,14 @@ simple methods get as many at random, and so does hwnas once more ("drawn"). All
 
 Simple methods: ridge regression on the counts of operators of the new device alone; on the predictions for the known
 devices; gradient boosting on one-hot choices; a line on FLOPs; a layer-wise table (ridge on one-hot choices).
-Appends to ``results/latency_fewshot.csv``.
+Appends to ``results/latency_fewshot.csv``. Draws that are finished lie in ``--cache``: repeating the command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from scipy.stats import spearmanr
 import hwnas
 from hwnas.features import graph_features
 from hwnas.latency_predictor import SOURCES, LatencyPredictor, choose_items
+from hwnas.spaces.files import atomic_write
 from hwnas.spaces.nasbench201 import NASBench201
 
 DATA = Path(os.environ.get("HWNAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -213,6 +215,14 @@ def one_seed(problem: Problem, seed: int, samples: tuple[int, ...]) -> list[dict
     return rows
 
 
+def kept_seed(problem: Problem, seed: int, samples: tuple[int, ...], file: Path) -> list[dict[str, object]]:
+    """`one_seed`, or what an earlier call kept of it."""
+    if not file.exists():
+        atomic_write(file, json.dumps(one_seed(problem, seed, samples)).encode())
+    kept: list[dict[str, object]] = json.loads(file.read_text())
+    return kept
+
+
 def row(task: Task, samples: int, method: str, seed: int) -> dict[str, object]:
     return {"task": task.name, "target": task.target, "samples": samples, "method": method, "seed": seed}
 
@@ -257,7 +267,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--first", type=int, default=100, help="seed of the first draw; below 100 they were tuned on")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--cache", type=Path, default=Path(), help="where features of networks are kept")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(), help="where features of networks, and finished draws, are kept"
+    )
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     problem = fbnet() if arguments.tables == "fbnet" else nasbench201(arguments.tables == "nb201", arguments.cache)

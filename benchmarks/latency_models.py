@@ -8,9 +8,9 @@ multiply-accumulates and bytes, a roofline for each family of kernels summed up,
 of kernels, one a family, summed up, as nn-Meter does it (Zhang et al., MobiSys 2021). With ``--source`` also from 5 to
 50 networks with the help of another device.
 
-    python benchmarks/latency_models.py --tables DIR                                 # onnxruntime, float32: 20 minutes
+    python benchmarks/latency_models.py --tables DIR                         # onnxruntime, float32: half an hour
     python benchmarks/latency_models.py --tables DIR --device cpu-onnxruntime.int8 --source cpu-onnxruntime
-    python benchmarks/latency_models.py --tables DIR --networks 600                  # full scale: an hour and a half
+    python benchmarks/latency_models.py --tables DIR --networks 60 120 240 480 --random 480        # full scale: an hour
 
 What was measured lies in ``--tables``: repeating the command goes on where it was stopped.
 """
@@ -166,20 +166,22 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--device", default="cpu-onnxruntime")
     parser.add_argument(
-        "--networks", type=int, default=240, help="profiled with active sampling, and as many at random"
+        "--networks", type=int, nargs="+", default=[16, 32, 48, 64, 80, 120, 160, 240], help="points of the curve"
     )
-    parser.add_argument("--step", type=int, default=48, help="profiled in turns, and points of the learning curve")
+    parser.add_argument("--random", type=int, default=80, help="as many at most at random; 0: none")
     parser.add_argument("--source", help="device that was profiled before into --tables, for transfer to this one")
-    parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=True, help="also random networks")
     arguments = parser.parse_args()
-    device, ways = arguments.device, {"hwnas": True, **({"hwnas, random networks": False} if arguments.random else {})}
+    device, sizes = arguments.device, sorted(arguments.networks)
+    ways = {"hwnas": True, **({"hwnas, random networks": False} if arguments.random else {})}
+    points = {way: [n for n in sizes if active or n <= arguments.random] for way, active in ways.items()}
     folders = {way: arguments.tables / ("active" if active else "random") for way, active in ways.items()}
     arguments.tables.mkdir(parents=True, exist_ok=True)
     graphs = {name: make() for name, (_, make) in ZOO.items()}
     first = measure_zoo(device, graphs, arguments.tables / f"{device}-before.jsonl")
-    sizes = list(dict.fromkeys([*range(arguments.step, arguments.networks, arguments.step), arguments.networks]))
     for count in sizes:
         for way, active in ways.items():
+            if count not in points[way]:
+                continue
             found = hwnas.profile_kernels(device, networks=count, active=active, tables=str(folders[way]))
             print(way, found.networks, "networks", round(found.seconds), "s", *found.curve, sep="  ", flush=True)
     second = measure_zoo(device, graphs, arguments.tables / f"{device}-after.jsonl")
@@ -204,8 +206,8 @@ def main() -> None:
 
     best = np.empty(0)
     for way in ways:
-        networks = divided_networks(LatencyTable.load(folders[way] / device))
-        for count in sizes:
+        networks = divided_networks(LatencyTable.load(folders[way] / device))[: points[way][-1]]
+        for count in points[way]:
             predictor = KernelPredictor.fit(networks[:count])
             predicted = np.array([predictor.latency(placement) for placement in placed])
             low, high = predictor.interval(0.9)
@@ -227,7 +229,7 @@ def main() -> None:
         other = KernelPredictor.fit(divided_networks(LatencyTable.load(folders["hwnas"] / arguments.source)))
         networks = divided_networks(LatencyTable.load(folders["hwnas"] / device))
         for count in FEW:
-            for way, source in (("hwnas", None), (f"hwnas, from {arguments.source}", other)):
+            for way, source in (("hwnas, few", None), (f"hwnas, few, from {arguments.source}", other)):
                 predictor = KernelPredictor.fit(networks[:count], source=source, calibrate=False)
                 add(way, networks[:count], np.array([predictor.latency(placement) for placement in placed]))
     floor = np.array([second[name] / first[name] for name in graphs])
