@@ -165,11 +165,7 @@ def profile_kernels(
                 if report is not None:
                     report(curve[-1])
             known += found
-        interval = None
-        if len(known) >= 2:
-            fitted = KernelPredictor.fit(known)
-            fitted.save(table.path / PREDICTOR_FILE, networks=len(known), device=profiler.key)
-            interval = fitted.interval(0.9)
+        interval = None if len(known) < 2 else _fitted(table, known).interval(0.9)
     return KernelProfile(
         device=profiler.key,
         table=str(table.path),
@@ -184,9 +180,21 @@ def profile_kernels(
 
 
 def load_predictor(table: LatencyTable) -> KernelPredictor | None:
-    """The predictor of a table; fitted anew if networks were added since, None if there are too few."""
+    """The predictor of a table; None if its device was not profiled for any network."""
     file = Path(table.path) / PREDICTOR_FILE
     return KernelPredictor.load(file)[0] if file.exists() else None
+
+
+def _fitted(table: LatencyTable, known: list[DividedNetwork]) -> KernelPredictor:
+    """The predictor of all networks of a table, fitted if that has not been done."""
+    file = table.path / PREDICTOR_FILE
+    if file.exists():
+        found, notes = KernelPredictor.load(file)
+        if notes.get("networks") == len(known):
+            return found
+    fitted = KernelPredictor.fit(known)
+    fitted.save(file, networks=len(known), device=table.device.key)
+    return fitted
 
 
 def _next(known: list[DividedNetwork], count: int, predictor: KernelPredictor | None) -> dict[str, Graph]:
