@@ -276,7 +276,9 @@ def main() -> None:
     count, samples = arguments.draws, tuple(arguments.samples)
     seeds = range(arguments.first, arguments.first + count)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        rows = [entry for part in pool.map(one_seed, [problem] * count, seeds, [samples] * count) for entry in part]
+        files = [arguments.cache / f"draw-{arguments.tables}-{seed}.json" for seed in seeds]
+        parts = pool.map(kept_seed, [problem] * count, seeds, [samples] * count, files)
+        rows = [entry for part in parts for entry in part]
     found = summary(rows)
     for entry in found:
         if entry["samples"] == 20 or len(samples) == 1:

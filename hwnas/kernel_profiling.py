@@ -1,8 +1,8 @@
-"""Profiling a device for any network: networks are drawn from a prior of real ones, those in most doubt measured.
+"""Profiling a device for any network: networks drawn from a prior of real ones, half of them where doubt is greatest.
 
-The first networks are drawn at random. After that a predictor is fitted on what was measured, many more networks are
-drawn, and those are measured on which its boosters disagree most (active sampling). How far the predictor was off on
-each network before it learned from it is an honest learning curve, and printed as the work goes on.
+The first networks are drawn at random. After that a predictor is fitted on what was measured, and every other network
+is the one of a few on which its boosters disagree most (active sampling). How far the predictor was off on each network
+before it learned from it is an honest learning curve, and printed as the work goes on.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def profile_kernels(
     networks
         Networks in the table after this call.
     active
-        Whether to measure where the predictor is in doubt; if not, what comes.
+        Whether every other network is one that the predictor is in doubt about; if not, all are random.
     budget_s
         Seconds after which nothing new is begun.
     report
