@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,13 @@ def profile_kernels(
 def load_predictor(table: LatencyTable) -> KernelPredictor | None:
     """The predictor of a table; None if its device was not profiled for any network."""
     file = Path(table.path) / PREDICTOR_FILE
-    return KernelPredictor.load(file)[0] if file.exists() else None
+    return _load(file, file.stat().st_mtime_ns) if file.exists() else None
+
+
+@lru_cache(maxsize=8)
+def _load(file: Path, written: int) -> KernelPredictor:  # noqa: ARG001 - a file that was written anew is read anew
+    """Read a predictor once: its trees take half a second."""
+    return KernelPredictor.load(file)[0]
 
 
 def _fitted(table: LatencyTable, known: list[DividedNetwork]) -> KernelPredictor:
