@@ -6,12 +6,13 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
-from hwnas.latency_tables import DeviceRecord
+from hwnas.latency_tables import DeviceRecord, host_facts
 from hwnas.profilers.interleave import FLOOR_MS, Measurement, PassLog, Progress, interleave
+from hwnas.profilers.model_io import check_quantised, with_batch
 from hwnas.profilers.protocol import Pass, Protocol
 from hwnas.profilers.reference import Anchor, anchor_model, null_model
 from hwnas.profilers.timing import Runner, choose_cores, pinned, time_pass
@@ -29,7 +30,8 @@ ModelSource: TypeAlias = "ModelProto | bytes | Callable[[], ModelProto | bytes]"
 Key = TypeVar("Key", bound=Hashable)
 
 _MAX_MODEL_BYTES = 2**31 - 1
-_THREADS = re.compile(r"t([1-9]\d{0,3})")
+#: qualifiers of a device key that are numbers, and what they say
+_NUMBERS = {"threads": re.compile(r"t([1-9]\d{0,3})"), "batch": re.compile(r"b([1-9]\d{0,3})")}
 
 
 def as_bytes(model: ModelSource) -> bytes:
@@ -63,11 +65,13 @@ class Profiler(ABC):
         Number format that the device computes in; one of `precisions`.
     threads
         Threads of one inference, at most `max_threads`.
+    batch
+        Images of one inference, at most `max_batch`; latencies are of all of them together.
 
     Raises
     ------
     ConfigError
-        If the device does not have that precision or so many threads.
+        If the device does not have that precision, or takes fewer threads or images.
     """
 
     #: Registered name, ``<class>-<runtime>``.
@@ -80,16 +84,21 @@ class Profiler(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     #: Most threads that one inference may use; 1 where threads mean nothing.
     max_threads: ClassVar[int] = 1
+    #: Most images that one inference may take.
+    max_batch: ClassVar[int] = 1
     #: How the latencies come to be, see `hwnas.latency_tables.METHODS`.
     method: str = "measured"
 
-    def __init__(self, *, precision: str | None = None, threads: int = 1) -> None:
+    def __init__(self, *, precision: str | None = None, threads: int = 1, batch: int = 1) -> None:
         self.precision = self.precisions[0] if precision is None else precision
         self.threads = threads
+        self.batch = batch
         if self.precision not in self.precisions:
             raise ConfigError(f"{self.name} measures {' and '.join(self.precisions)}, not {self.precision}")
         if not 1 <= threads <= self.max_threads:
             raise ConfigError(f"{self.name} takes 1 to {self.max_threads} threads, not {threads}")
+        if not 1 <= batch <= self.max_batch:
+            raise ConfigError(f"{self.name} takes 1 to {self.max_batch} images at once, not {batch}")
 
     @classmethod
     def from_qualifiers(cls, qualifiers: Sequence[str], **options: Any) -> Profiler:
@@ -98,7 +107,7 @@ class Profiler(ABC):
         Parameters
         ----------
         qualifiers
-            What follows the name in the key, such as ``["int8", "t2"]``.
+            What follows the name in the key, such as ``["int8", "t2", "b8"]``.
         options
             Passed to the constructor.
 
@@ -109,13 +118,14 @@ class Profiler(ABC):
         """
         settings: dict[str, Any] = {}
         for qualifier in qualifiers:
-            threads = _THREADS.fullmatch(qualifier)
-            if not threads and qualifier not in cls.precisions:
+            found = {kind: match for kind, form in _NUMBERS.items() if (match := form.fullmatch(qualifier))}
+            if not found and qualifier not in cls.precisions:
                 raise ConfigError(
                     f"{cls.name} has no qualifier {qualifier!r}; it takes {', '.join(cls.precisions)}"
-                    + (" and t2, t4, ... for threads" if cls.max_threads > 1 else "")
+                    + (", t2, t4, ... for threads" if cls.max_threads > 1 else "")
+                    + (", b2, b4, ... for images at once" if cls.max_batch > 1 else "")
                 )
-            name, value = ("threads", int(threads[1])) if threads else ("precision", qualifier)
+            name, value = next(((kind, int(match[1])) for kind, match in found.items()), ("precision", qualifier))
             if name in settings:
                 raise ConfigError(f"the {name} of {cls.name} is given twice: {'.'.join(qualifiers)}")
             settings[name] = value
@@ -128,12 +138,14 @@ class Profiler(ABC):
 
     @property
     def key(self) -> str:
-        """Device key: the name, and what differs from its defaults (``cpu-onnxruntime.int8.t2``)."""
+        """Device key: the name, and what differs from its defaults (``cpu-onnxruntime.int8.t2.b8``)."""
         parts = [self.name]
         if self.precision != self.precisions[0]:
             parts.append(self.precision)
         if self.threads > 1:
             parts.append(f"t{self.threads}")
+        if self.batch > 1:
+            parts.append(f"b{self.batch}")
         return ".".join(parts)
 
     @classmethod
@@ -208,23 +220,27 @@ class Profiler(ABC):
 
 
 class RuntimeProfiler(Profiler):
-    """A profiler that runs the model: subclasses open it, the shared protocol does the timing.
+    """A profiler that runs the model: subclasses load it, the shared protocol does the timing.
 
-    A subclass implements `open` and `device_record`, and `unavailable` if something can be missing.
+    A subclass implements `load` and `runtime_version`, and `unavailable` if something can be missing; `hardware` if it
+    is not the CPU that computes.
     """
 
+    #: The software that runs the models.
+    runtime: ClassVar[str]
+    max_batch = 1024
     #: Whether the calling thread computes; false where it waits for an accelerator.
     on_cpu: ClassVar[bool] = True
 
-    def __init__(self, *, precision: str | None = None, threads: int = 1) -> None:
-        super().__init__(precision=precision, threads=threads)
+    def __init__(self, *, precision: str | None = None, threads: int = 1, batch: int = 1) -> None:
+        super().__init__(precision=precision, threads=threads, batch=batch)
         #: Follows the drift of the machine; its ``reference_ms`` is the level that counts as none.
         self.anchor = Anchor(self._time_anchor)
         self._overhead: float | None = None
 
     @abstractmethod
-    def open(self, model: Model) -> Runner:
-        """Load a model; each call of the result is one inference on fixed random input.
+    def load(self, data: bytes) -> Runner:
+        """Load a serialised model; each call of the result is one inference on fixed random input.
 
         Raises
         ------
@@ -232,9 +248,50 @@ class RuntimeProfiler(Profiler):
             If the runtime refuses the model.
         """
 
+    @abstractmethod
+    def runtime_version(self) -> str:
+        """Version of the runtime."""
+
+    def hardware(self) -> str:
+        """What computes, in words."""
+        return str(host_facts()["cpu"])
+
+    def device_record(self, protocol: Protocol | None = None) -> DeviceRecord:
+        protocol = protocol or Protocol()
+        return DeviceRecord(
+            key=self.key,
+            name=self.hardware(),
+            device_class=self.device_class,
+            runtime=self.runtime,
+            runtime_version=self.runtime_version(),
+            precision=self.precision,
+            threads=self.threads,
+            batch=self.batch,
+            method=self.method,
+            host=host_facts(),
+            protocol={**asdict(protocol), "pinned_to": list(self.cores(protocol) or ())},
+        )
+
+    def prepared(self, model: Model) -> bytes:
+        """The serialised model as this device takes it: with its batch.
+
+        Raises
+        ------
+        ModelError
+            If it is no model, or the device is ``.int8`` and the model is not quantised.
+        """
+        data = as_bytes(model)
+        if self.precision == "int8":
+            check_quantised(data, self.key)
+        return data if self.batch == 1 else with_batch(data, self.batch)
+
+    def open(self, model: Model) -> Runner:
+        """Load a model with this device's batch; see `load` and `prepared`."""
+        return self.load(self.prepared(model))
+
     def open_reference(self, model: Model) -> Runner:
-        """Load the null or the reference model, which are float32 whatever the precision."""
-        return self.open(model)
+        """Load the null or the reference model, which are float32 and of one image whatever the device key says."""
+        return self.load(as_bytes(model))
 
     def cores(self, protocol: Protocol) -> tuple[int, ...] | None:
         """The cores that measuring is pinned to; None if it is not."""

@@ -1,9 +1,8 @@
 """``cpu-onnxruntime``: this machine's CPU through onnxruntime, all optimisations on.
 
-Device keys: ``cpu-onnxruntime`` (float32, one thread), with ``.int8`` (quantised models in QDQ form)
-and ``.t2``, ``.t4``, ... (threads). A model is run through an IO binding, which leaves out the
-allocation of the result; calling an empty model still takes about two microseconds, which are
-subtracted.
+Device keys: ``cpu-onnxruntime`` (float32, one thread, one image), with ``.int8`` (quantised models in QDQ form),
+``.t2``, ``.t4``, ... (threads) and ``.b8``, ... (images at once). A model is run through an IO binding, which leaves
+out the allocation of the result; calling an empty model still takes about two microseconds, which are subtracted.
 """
 
 from __future__ import annotations
@@ -13,17 +12,15 @@ import os
 import tempfile
 import time
 from collections.abc import Collection
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hwnas.latency_tables import DeviceRecord, host_facts
 from hwnas.profilers.attribution import attribute, divide
-from hwnas.profilers.base import Model, RuntimeProfiler, as_bytes
-from hwnas.profilers.model_io import check_quantised, first_line, load_model, model_nodes, random_input
+from hwnas.profilers.base import Model, RuntimeProfiler
+from hwnas.profilers.model_io import first_line, load_model, model_nodes, random_input
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.timing import Runner, pinned
 from hwnas.spaces.errors import DeviceUnavailable, ModelError
@@ -41,6 +38,7 @@ class CpuOnnxRuntime(RuntimeProfiler):
 
     name = "cpu-onnxruntime"
     device_class = "cpu"
+    runtime = "onnxruntime"
     summary = "this machine's CPU through onnxruntime, measured"
     precisions = ("float32", "int8")
     max_threads = max(1, os.cpu_count() or 1)
@@ -55,40 +53,22 @@ class CpuOnnxRuntime(RuntimeProfiler):
             return "this build of onnxruntime has no CPU provider; install it with: pip install onnxruntime"
         return None
 
-    def device_record(self, protocol: Protocol | None = None) -> DeviceRecord:
-        protocol = protocol or Protocol()
-        facts = host_facts()
-        return DeviceRecord(
-            key=self.key,
-            name=str(facts["cpu"]),
-            device_class=self.device_class,
-            runtime="onnxruntime",
-            runtime_version=_runtime_version(),
-            precision=self.precision,
-            threads=self.threads,
-            batch=1,
-            method=self.method,
-            host=facts,
-            protocol={**asdict(protocol), "pinned_to": list(self.cores(protocol) or ())},
-        )
+    def runtime_version(self) -> str:
+        """The installed version, with the distribution's name if it is another build than plain onnxruntime."""
+        for distribution in _DISTRIBUTIONS:
+            try:
+                found = version(distribution)
+            except PackageNotFoundError:
+                continue
+            return found if distribution == "onnxruntime" else f"{found} ({distribution})"
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
 
     # ------------------------------------------------------------------ running
 
-    def open(self, model: Model) -> Runner:
-        """Open a session; each call is one inference on fixed, normally distributed input.
-
-        Raises
-        ------
-        ModelError
-            If onnxruntime refuses the model, or the device is ``.int8`` and the model is not quantised.
-        """
-        data = as_bytes(model)
-        if self.precision == "int8":
-            check_quantised(data, self.key)
+    def load(self, data: bytes) -> Runner:
         return self._runner(self._session(data))
-
-    def open_reference(self, model: Model) -> Runner:
-        return self._runner(self._session(as_bytes(model)))
 
     def _session(self, data: bytes, **settings: Any) -> Any:
         if reason := self.unavailable():
@@ -161,7 +141,7 @@ class CpuOnnxRuntime(RuntimeProfiler):
         import onnx
 
         protocol = protocol or Protocol()
-        data, seconds = as_bytes(model), protocol.counter_s
+        data, seconds = self.prepared(model), protocol.counter_s
         given = load_model(data)
         with tempfile.TemporaryDirectory(prefix="hwnas-") as folder, pinned(self.cores(protocol)):
             optimised = Path(folder) / "optimised.onnx"
@@ -221,16 +201,3 @@ _KINDS = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
-
-
-def _runtime_version() -> str:
-    """The installed version, with the distribution's name if it is another build than plain onnxruntime."""
-    for distribution in _DISTRIBUTIONS:
-        try:
-            found = version(distribution)
-        except PackageNotFoundError:
-            continue
-        return found if distribution == "onnxruntime" else f"{found} ({distribution})"
-    import onnxruntime
-
-    return str(onnxruntime.__version__)

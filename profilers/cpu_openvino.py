@@ -1,8 +1,9 @@
 """``cpu-openvino``: this machine's CPU through OpenVINO.
 
 Device keys: ``cpu-openvino`` (float32, one thread), with ``.bf16`` (OpenVINO's own default on CPUs that have it, so
-what `compile_model` does unless told otherwise), ``.int8`` (quantised models in QDQ form) and ``.t2``, ``.t4``, ...
-(threads). The precision hint is always set: without it the number format would depend on the CPU.
+what `compile_model` does unless told otherwise), ``.int8`` (quantised models in QDQ form), ``.t2``, ``.t4``, ...
+(threads) and ``.b8``, ... (images at once). The precision hint is always set: without it the number format would
+depend on the CPU.
 """
 
 from __future__ import annotations
@@ -10,16 +11,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from hwnas.latency_tables import DeviceRecord, host_facts
 from hwnas.profilers.attribution import ExecutedNode, attribute, divide
-from hwnas.profilers.base import Model, RuntimeProfiler, as_bytes
-from hwnas.profilers.model_io import check_quantised, first_line, load_model, model_nodes, random_input
+from hwnas.profilers.base import Model, RuntimeProfiler
+from hwnas.profilers.model_io import first_line, load_model, model_nodes, random_input
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.timing import Runner, pinned
 from hwnas.spaces.errors import DeviceUnavailable, ModelError
@@ -39,6 +38,7 @@ class CpuOpenVino(RuntimeProfiler):
 
     name = "cpu-openvino"
     device_class = "cpu"
+    runtime = "openvino"
     summary = "this machine's CPU through OpenVINO, measured"
     precisions = ("float32", "bf16", "int8")
     max_threads = max(1, os.cpu_count() or 1)
@@ -51,40 +51,13 @@ class CpuOpenVino(RuntimeProfiler):
             return "OpenVINO is not installed; install it with: pip install 'hwnas[openvino]'"
         return None
 
-    def device_record(self, protocol: Protocol | None = None) -> DeviceRecord:
-        protocol = protocol or Protocol()
-        facts = host_facts()
-        return DeviceRecord(
-            key=self.key,
-            name=str(facts["cpu"]),
-            device_class=self.device_class,
-            runtime="openvino",
-            runtime_version=version("openvino"),
-            precision=self.precision,
-            threads=self.threads,
-            batch=1,
-            method=self.method,
-            host=facts,
-            protocol={**asdict(protocol), "pinned_to": list(self.cores(protocol) or ())},
-        )
+    def runtime_version(self) -> str:
+        return version("openvino")
 
     # ------------------------------------------------------------------ running
 
-    def open(self, model: Model) -> Runner:
-        """Compile a model; each call is one inference on fixed, normally distributed input.
-
-        Raises
-        ------
-        ModelError
-            If OpenVINO refuses the model, or the device is ``.int8`` and the model is not quantised.
-        """
-        data = as_bytes(model)
-        if self.precision == "int8":
-            check_quantised(data, self.key)
+    def load(self, data: bytes) -> Runner:
         return self._request(self._compile(data)).infer  # type: ignore[no-any-return]
-
-    def open_reference(self, model: Model) -> Runner:
-        return self._request(self._compile(as_bytes(model))).infer  # type: ignore[no-any-return]
 
     def _compile(self, data: bytes, **settings: Any) -> Any:
         if reason := self.unavailable():
@@ -146,7 +119,7 @@ class CpuOpenVino(RuntimeProfiler):
             If OpenVINO refuses the model or its counters cannot be traced back.
         """
         protocol = protocol or Protocol()
-        data, seconds = as_bytes(model), protocol.counter_s
+        data, seconds = self.prepared(model), protocol.counter_s
         with pinned(self.cores(protocol)):
             compiled = self._compile(data, PERF_COUNT=True)
             request = self._request(compiled)

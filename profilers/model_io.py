@@ -13,7 +13,7 @@ from hwnas.spaces.errors import ModelError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["check_quantised", "first_line", "load_model", "model_nodes", "random_input"]
+__all__ = ["check_quantised", "first_line", "load_model", "model_nodes", "random_input", "with_batch"]
 
 
 def load_model(data: bytes) -> ModelProto:
@@ -38,6 +38,18 @@ def check_quantised(data: bytes, key: str) -> None:
     nodes = load_model(data).graph.node
     if not any(node.op_type == "QuantizeLinear" or node.op_type.startswith("QLinear") for node in nodes):
         raise ModelError(f"{key} measures quantised models, but this one is float; quantise it to int8 (QDQ) first")
+
+
+def with_batch(data: bytes, batch: int) -> bytes:
+    """The model with so many images on the first axis of every input and output, whatever there was before."""
+    model = load_model(data)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for value in [*model.graph.input, *model.graph.output]:
+        sizes = value.type.tensor_type.shape.dim
+        if sizes and value.name not in stored:
+            sizes[0].dim_value = batch
+    del model.graph.value_info[:]  # they carry the former batch
+    return model.SerializeToString()
 
 
 def random_input(kind: Any, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:

@@ -86,6 +86,7 @@ def _check_identity(profiler: Profiler) -> None:
     _require(record.method == profiler.method, "the device record must carry the profiler's method")
     _require(record.precision == profiler.precision, "the device record must carry the precision")
     _require(record.threads == profiler.threads, "the device record must carry the threads")
+    _require(record.batch == profiler.batch, "the device record must carry the batch")
     _require(DeviceRecord.from_json(record.to_json()) == record, "the device record must survive JSON")
     _require(not record.differences(profiler.device_record(QUICK)), "two records of one device must agree")
     qualifiers = profiler.key.split(".")[1:]

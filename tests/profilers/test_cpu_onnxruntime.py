@@ -71,6 +71,23 @@ def test_two_threads_keep_the_rules_of_profilers() -> None:
     check_profiler(profiler)
 
 
+def test_several_images_at_once() -> None:
+    profiler = get_profiler("cpu-onnxruntime.int8.b16")
+    assert (profiler.key, profiler.batch, profiler.device_record().batch) == ("cpu-onnxruntime.int8.b16", 16, 16)
+    check_profiler(get_profiler("cpu-onnxruntime.b4"))
+    model, protocol = conv_model(32), replace(QUICK, pass_s=0.02)
+    one = get_profiler("cpu-onnxruntime").measure(model, protocol).median_ms
+    for given in (model, conv_model(32, batch="N"), conv_model(32, batch=2)):  # the device says how many, not the file
+        assert 6 * one < get_profiler("cpu-onnxruntime.b16").measure(given, protocol).median_ms < 60 * one
+    space = get_space("shufflenet(resolution=32,width=0.25)")
+    reshaped = space.lower(space.sample(1, np.random.default_rng(0))[0].tolist()).to_onnx()
+    assert get_profiler("cpu-onnxruntime.b4").kernel_shares(reshaped, protocol=protocol)
+    with pytest.raises(ConfigError, match="1 to 1024 images at once, not 2000"):
+        get_profiler("cpu-onnxruntime.b2000")
+    with pytest.raises(ConfigError, match="b2, b4"):
+        get_profiler("cpu-onnxruntime.b0")
+
+
 def test_int8_keeps_the_rules_of_profilers(quantised: onnx.ModelProto) -> None:
     profiler = get_profiler("cpu-onnxruntime.int8")
     assert profiler.device_record().precision == "int8"

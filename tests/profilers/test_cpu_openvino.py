@@ -24,7 +24,7 @@ def network() -> Graph:
     return net.classifier(net.convnext(net.shuffle(x, 32)), 10)
 
 
-@pytest.mark.parametrize("key", ["cpu-openvino", "cpu-openvino.bf16"])
+@pytest.mark.parametrize("key", ["cpu-openvino", "cpu-openvino.bf16", "cpu-openvino.b4"])
 def test_it_keeps_the_rules_of_profilers(key: str) -> None:
     block = get_space("mobilenet(resolution=16,width=0.25)").catalog[2].to_onnx()
     profiler = get_profiler(key)
@@ -54,6 +54,15 @@ def test_time_is_divided_among_the_kernels_that_run(network: Graph) -> None:
 def test_a_dynamic_batch_is_taken_as_one(network: Graph) -> None:
     model = network.to_onnx(batch="N")
     assert get_profiler("cpu-openvino").measure(model, QUICK).median_ms > 0
+
+
+def test_several_images_at_once(network: Graph) -> None:
+    names = [node.name for node in network.nodes]
+    one, many = get_profiler("cpu-openvino"), get_profiler("cpu-openvino.b8")
+    assert many.measure(network.to_onnx(), QUICK).median_ms > 3 * one.measure(network.to_onnx(), QUICK).median_ms
+    shares = many.kernel_shares(network.to_onnx(), names, QUICK)
+    assert shares is not None
+    assert list(shares) == names
 
 
 def test_mistakes() -> None:

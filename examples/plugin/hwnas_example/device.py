@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.metadata import version
 
 import numpy as np
 
-from hwnas.latency_tables import DeviceRecord, host_facts
-from hwnas.profilers.base import Model, RuntimeProfiler, as_bytes
-from hwnas.profilers.protocol import Protocol
+from hwnas.profilers.base import RuntimeProfiler
 from hwnas.profilers.timing import Runner
 from hwnas.spaces import ModelError
 
@@ -21,30 +18,18 @@ class CpuOnnxReference(RuntimeProfiler):
 
     name = "cpu-onnxreference"
     device_class = "cpu"
+    runtime = "onnx-reference"
     summary = "onnx's reference evaluator in numpy, measured"
 
-    def device_record(self, protocol: Protocol | None = None) -> DeviceRecord:
-        facts = host_facts()
-        return DeviceRecord(
-            key=self.key,
-            name=str(facts["cpu"]),
-            device_class=self.device_class,
-            runtime="onnx-reference",
-            runtime_version=version("onnx"),
-            precision=self.precision,
-            threads=self.threads,
-            batch=1,
-            method=self.method,
-            host=facts,
-            protocol=asdict(protocol or Protocol()),
-        )
+    def runtime_version(self) -> str:
+        return version("onnx")
 
-    def open(self, model: Model) -> Runner:
+    def load(self, data: bytes) -> Runner:
         import onnx
         from onnx.reference import ReferenceEvaluator
 
         try:
-            loaded = onnx.load_model_from_string(as_bytes(model))
+            loaded = onnx.load_model_from_string(data)
             session = ReferenceEvaluator(loaded)
         except Exception as error:  # protobuf's errors have no common base
             raise ModelError(f"onnx's reference evaluator cannot load the model: {error}") from error
