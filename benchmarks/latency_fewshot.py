@@ -89,7 +89,8 @@ def nasbench201(compiled: bool, cache: Path) -> Problem:
         print("counting kernels of", len(rows), "networks")
         graphs = (space.build(tuple(row), dead_edges=not compiled) for row in rows.tolist())
         np.savez(file, **graph_features(graphs))
-    features = {"choices": space.encode(rows), **np.load(file)}
+    counts = operator_counts(rows, compiled)
+    features = {"choices": space.encode(rows), "operators": counts, **np.load(file)}
     latency = {name: table[name].to_numpy().astype(float)[keep] for name in table.column_names if name != "arch_idx"}
     latency = {name: np.where(values > 0, values, np.nan) for name, values in latency.items()}
     times = [name for name in latency if "energy" not in name and "intensity" not in name]
@@ -103,7 +104,6 @@ def nasbench201(compiled: bool, cache: Path) -> Problem:
         }
         sources = tuple(long[name] for name in HELP_SOURCES.split())
         tasks = [Task("HELP", long[name], sources) for name in HELP_TARGETS.split()]
-    counts = operator_counts(rows, compiled)
     weights = np.array([0.0, 1.0, 9.0, 0.0])
     return Problem(features, counts, counts @ weights, latency, tuple(tasks), 900)
 

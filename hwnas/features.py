@@ -63,16 +63,27 @@ def graph_features(graphs: Iterable[Graph], kinds: Sequence[str] | None = None) 
 def architecture_features(
     space: SearchSpace, architectures: np.ndarray | Sequence[Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """Features of a space's architectures: those of their graphs, and ``choices``, one column a choice.
+    """Features of a space's architectures: those of their graphs, their choices, and how often each operator runs.
 
-    A chain has no ``path``: its longest path is the whole network.
+    ``choices`` has one column for each choice of each decision; ``operators`` one for each choice by its name, with the
+    number of decisions that take it and take part in the computation. A chain has no ``path``: its longest path is the
+    whole network.
     """
     rows = np.asarray(architectures)
-    features = {"choices": space.encode(rows)}
+    features = {"choices": space.encode(rows), "operators": _operators(space, rows)}
     if space.is_chain:  # every block is one of the catalog
         parts, counts = graph_features(space.catalog), space.counts(rows)
         return {**features, **{name: counts @ parts[name] for name in ("totals", "kernels")}}
     return {**features, **graph_features(map(space.lower, rows.tolist()), kernel_kinds(space.catalog))}
+
+
+def _operators(space: SearchSpace, rows: np.ndarray) -> np.ndarray:
+    names = {name: column for column, name in enumerate(sorted({c for d in space.decisions for c in d.choices}))}
+    live, counts = space.live(rows), np.zeros((len(rows), len(names)))
+    for index, decision in enumerate(space.decisions):
+        column = np.array([names[choice] for choice in decision.choices])[rows[:, index]]
+        counts[np.arange(len(rows)), column] += live[:, index]
+    return counts
 
 
 def kernel_kinds(graphs: Iterable[Graph]) -> list[str]:

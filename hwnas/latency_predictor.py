@@ -1,9 +1,9 @@
 """Latency from few measurements: of architectures or kernels, on a device that is new, with the help of others.
 
 `LatencyPredictor` is a Gaussian process on groups of features, of which one may be the latency on other devices.
-Latency is modelled in milliseconds with noise relative to it, because it adds up over a network's parts. How much
-each group matters, linearly and smoothly, is not known from twenty measurements, so many settings are drawn, and
-their predictions averaged by the evidence for them (Bayesian model averaging). Outliers are weighed down, and the
+Latency is modelled in milliseconds, because it adds up over a network's parts. How much each group matters, linearly
+and smoothly, and whether noise grows with latency, is not known from twenty measurements, so many settings are drawn,
+and their predictions averaged by the evidence for them (Bayesian model averaging). Outliers are weighed down, and the
 interval is calibrated on leave-one-out residuals (conformal prediction).
 """
 
@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,9 @@ KEPT_OF_MANY = 3
 #: how often a group takes part linearly, and smoothly (with a Gaussian kernel), in a setting
 LINEAR, SMOOTH = 0.65, 0.3
 #: powers of ten of a group's weight, and of the noise relative to the signal
-WEIGHT, NOISE = (-2.0, 0.3), (-2.7, -1.0)
+WEIGHT, NOISE = (-2.0, 0.3), (-2.7, -0.5)
+#: the noise's variance grows with one of these powers of latency
+POWERS = (0, 1)
 #: of the inverse-gamma prior of the signal's variance, relative to the squared latency
 SHAPE, SCALE = 1.0, 0.04
 #: residuals beyond so many spreads are weighed down (Huber)
@@ -45,7 +47,7 @@ COMPARED, MOST = 150, 2000
 FLOOR = 0.05
 #: prior variances of a group, linear (less for the other devices) and smooth, and noise, when items are chosen
 CHOICE_LINEAR, CHOICE_SMOOTH, CHOICE_SOURCES, CHOICE_NOISE = 1.0, 0.1, 0.3, 0.1
-FORMAT = "hwnas latency predictor 1"
+FORMAT = "hwnas latency predictor 2"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class _Setting:
 
     weights: np.ndarray
     noise: float
+    power: int
     share: float
     mean: float
     dual: np.ndarray
@@ -204,7 +207,8 @@ class LatencyPredictor:
             if interval is not None:
                 spread = setting.weights[0::2] @ norms + setting.weights[1::2].sum()
                 spread -= ((cross @ setting.inverse) * cross).sum(axis=1)
-                variance = setting.variance * (np.maximum(spread, 0.0) + setting.noise * value**2)
+                noise = setting.noise * np.maximum(value, FLOOR) ** setting.power
+                variance = setting.variance * (np.maximum(spread, 0.0) + noise)
                 square += setting.share * (variance + value**2)
         width = np.full_like(mean, np.nan)
         if interval is not None:
@@ -231,7 +235,10 @@ class LatencyPredictor:
         drawn = _draw_settings(len(self._scalings))
         inflation, likely = np.ones(len(some)), list(range(len(drawn)))
         for number in range(ROUNDS):
-            solved = {i: _solve(_combine(compared, drawn[i][0]), target, drawn[i][1], inflation) for i in likely}
+            solved = {
+                i: _solve(_combine(compared, drawn[i].weights), target, drawn[i].variances(target) * inflation)
+                for i in likely
+            }
             highest = max(found.evidence for found in solved.values())
             share = {i: math.exp(found.evidence - highest) for i, found in solved.items()}
             left_out = sum(share[i] * solved[i].residual for i in likely) / sum(share.values()) / target
@@ -241,12 +248,12 @@ class LatencyPredictor:
         if count > COMPARED:
             likely = likely[:KEPT_OF_MANY]
             for i in likely:
-                solved[i] = _solve(_combine(parts, drawn[i][0]), self._target, drawn[i][1], np.ones(count))
+                variances = drawn[i].variances(self._target)
+                solved[i] = _solve(_combine(parts, drawn[i].weights), self._target, variances)
         settings, mean, square = [], np.zeros(count), np.zeros(count)
         for index in likely:
             found, portion = solved[index], share[index] / sum(share[i] for i in likely)
-            weights, noise = drawn[index]
-            settings.append(_Setting(weights, noise, portion, found.mean, found.dual, found.inverse, found.variance))
+            settings.append(_Setting(*drawn[index], portion, found.mean, found.dual, found.inverse, found.variance))
             value = self._target - found.residual
             mean += portion * value
             square += portion * (found.left_variance + value**2)
@@ -373,8 +380,20 @@ def _with_sources(features: dict[str, np.ndarray], sources: Mapping[str, Latency
     return {**features, SOURCES: np.stack(columns, axis=1)}
 
 
-def _draw_settings(groups: int) -> list[tuple[np.ndarray, float]]:
-    """Weights of every group's linear and smooth kernel, and the noise; always the same draws."""
+class _Drawn(NamedTuple):
+    """Weights of every group's linear and smooth kernel, the noise, and the power of latency that it grows with."""
+
+    weights: np.ndarray
+    noise: float
+    power: int
+
+    def variances(self, target: np.ndarray) -> np.ndarray:
+        """Of the noise of each measurement, relative to the signal's."""
+        return np.asarray(self.noise * target**self.power)
+
+
+def _draw_settings(groups: int) -> list[_Drawn]:
+    """Settings to be compared; always the same draws."""
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(DRAWS):
@@ -382,7 +401,7 @@ def _draw_settings(groups: int) -> list[tuple[np.ndarray, float]]:
         weights = np.where(on, 10 ** rng.uniform(*WEIGHT, 2 * groups), 0.0)
         if not on.any():
             weights[0::2] = 1.0
-        drawn.append((weights, float(10 ** rng.uniform(*NOISE))))
+        drawn.append(_Drawn(weights, float(10 ** rng.uniform(*NOISE)), int(rng.choice(POWERS))))
     return drawn
 
 
@@ -411,8 +430,8 @@ class _Solved:
     left_variance: np.ndarray
 
 
-def _solve(kernel: np.ndarray, target: np.ndarray, noise: float, inflation: np.ndarray) -> _Solved:
-    """A Gaussian process with an unknown mean and scale, both integrated out, and noise relative to the target.
+def _solve(kernel: np.ndarray, target: np.ndarray, noise: np.ndarray) -> _Solved:
+    """A Gaussian process with an unknown mean and scale, both integrated out, and noise of these variances.
 
     With Q the inverse of the covariance, the mean projected out, the leave-one-out residual of measurement i is
     ``(Q y)_i / Q_ii`` and its variance ``1 / Q_ii`` (Dubrule, Mathematical Geology 15(6), 1983).
@@ -420,7 +439,7 @@ def _solve(kernel: np.ndarray, target: np.ndarray, noise: float, inflation: np.n
     from scipy.linalg.lapack import dpotrf, dpotri
 
     count = len(target)
-    factor, _ = dpotrf(kernel + np.diag(noise * target**2 * inflation), lower=1)
+    factor, _ = dpotrf(kernel + np.diag(noise), lower=1)
     inverse, _ = dpotri(factor, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     columns = inverse.sum(axis=1)

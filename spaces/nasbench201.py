@@ -76,6 +76,9 @@ class NASBench201(ScaledSpace):
         x = builder.add("head/pool", GlobalPool(), x)
         return builder.graph(builder.add("head/classifier", Linear(o=self.classes), x))
 
+    def live(self, architectures: np.ndarray) -> np.ndarray:
+        return _alive(np.atleast_2d(architectures))
+
     def published_counts(self, architecture: Architecture) -> tuple[int, int]:
         """Parameters and FLOPs by the counting rules of the published table.
 

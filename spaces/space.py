@@ -164,6 +164,10 @@ class SearchSpace(ABC):
         np.put_along_axis(encoded, architectures + offsets, 1.0, axis=1)
         return encoded
 
+    def live(self, architectures: np.ndarray) -> np.ndarray:
+        """Whether what each decision chose takes part in the computation, shape ``(n, decisions)``."""
+        return np.ones(np.atleast_2d(architectures).shape, dtype=bool)
+
     def enumerate(self) -> Iterator[Architecture]:
         """Every architecture, in lexicographic order."""
         return iter(np.ndindex(*self.radices.tolist()))

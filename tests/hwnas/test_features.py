@@ -24,6 +24,22 @@ def test_totals_are_those_of_the_graphs() -> None:
         assert features["choices"].shape == (6, space.radices.sum())
 
 
+def test_operators_count_where_they_run() -> None:
+    mobile = get_space("mobilenet(resolution=16,width=0.25)")
+    rows = mobile.sample(5, np.random.default_rng(0))
+    assert (architecture_features(mobile, rows)["operators"].sum(axis=1) == len(mobile.decisions)).all()
+    cells = get_space("nasbench201(resolution=8,depth=0.2)")
+    # the second edge ends where nothing leaves again: its convolution does not run
+    architecture = [[0, 3, 0, 4, 0, 0], [3, 3, 3, 3, 3, 3]]
+    live = cells.live(np.array(architecture))
+    assert live.tolist() == [[False, False, False, True, False, False], [True] * 6]
+    names = sorted(cells.decisions[0].choices)
+    counts = architecture_features(cells, architecture)["operators"]
+    pool, conv = (names.index(cells.decisions[0].choices[choice]) for choice in (4, 3))
+    assert counts[0].sum() == counts[0, pool] == 1
+    assert counts[1].sum() == counts[1, conv] == 6
+
+
 def test_the_longest_path_is_found() -> None:
     builder = GraphBuilder((1, 4, 8, 8))
     long = builder.add("a", Conv(o=4, k=1), "input")
