@@ -5,8 +5,9 @@ networks of the same prior, a few of either in turns. The networks of `zoo.py` (
 have no part in that. They are measured before and after, which gives the repeatability floor, and predicted from
 growing parts of what was profiled. Beside hwnas, on the same measurements: a line on multiply-accumulates, a line on
 multiply-accumulates and bytes, a roofline for each family of kernels summed up, and random forests on the raw settings
-of kernels, one a family, summed up, as nn-Meter does it (Zhang et al., MobiSys 2021). With ``--source`` also from 5 to
-50 networks with the help of another device.
+of kernels, one a family, summed up, as nn-Meter does it (Zhang et al., MobiSys 2021). "hwnas, no counters" learns from
+the whole latencies of the same networks, as on a device that counts no kernels. With ``--source`` also from 5 to 50
+networks with the help of another device.
 
     python benchmarks/latency_models.py --tables DIR                         # onnxruntime, float32: half an hour
     python benchmarks/latency_models.py --tables DIR --device cpu-onnxruntime.int8 --source cpu-onnxruntime
@@ -21,6 +22,7 @@ import argparse
 import datetime
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -204,15 +206,20 @@ def main() -> None:
         )
         print(*list(rows[-1].values())[1:], sep="  ", flush=True)
 
+    def fitted(method: str, networks: Sequence[DividedNetwork]) -> np.ndarray:
+        predictor = KernelPredictor.fit(networks)
+        predicted = np.array([predictor.latency(placement) for placement in placed])
+        low, high = predictor.interval(0.9)
+        inside = (low * predicted <= measured) & (measured <= high * predicted)
+        add(method, networks, predicted, round(100 * float(inside.mean()), 1))
+        return predicted
+
     best = np.empty(0)
     for way in ways:
         networks = divided_networks(LatencyTable.load(folders[way] / device))[: points[way][-1]]
         for count in points[way]:
-            predictor = KernelPredictor.fit(networks[:count])
-            predicted = np.array([predictor.latency(placement) for placement in placed])
-            low, high = predictor.interval(0.9)
-            inside = (low * predicted <= measured) & (measured <= high * predicted)
-            add(way, networks[:count], predicted, round(100 * float(inside.mean()), 1))
+            predicted = fitted(way, networks[:count])
+        fitted(f"{way}, no counters", [replace(network, counted=False) for network in networks])
         if way == "hwnas":
             best = predicted
             for name, value, truth in sorted(

@@ -57,6 +57,7 @@ class BoostedRoofline:
         *,
         line: np.ndarray | None = None,
         depth: int | None = None,
+        boosters: int = BOOSTERS,
         seed: int = 0,
     ) -> BoostedRoofline:
         """Learn from measured operators.
@@ -74,6 +75,8 @@ class BoostedRoofline:
             The roofline where fewer than `ENOUGH` operators take time; fitted in any case unless given.
         depth
             Of the trees; deeper where there are more operators unless given.
+        boosters
+            How many, which differ by their seed.
         seed
             Of the trees.
         """
@@ -87,16 +90,12 @@ class BoostedRoofline:
         target = np.log(np.maximum(ms, SMALLEST_MS) / np.maximum(costs @ line, SMALLEST_MS))
         data = xgboost.DMatrix(rows, target, nthread=1)
         depth = depth or next(value for least, value in DEPTHS if len(ms) >= least)
-        boosters = [
-            xgboost.train(
-                {**SETTINGS, "max_depth": depth, "seed": BOOSTERS * seed + number}, data, num_boost_round=TREES
-            )
-            for number in range(BOOSTERS)
-        ]
-        return cls(line, boosters)
+        settings = {**SETTINGS, "max_depth": depth}
+        seeds = range(BOOSTERS * seed, BOOSTERS * seed + boosters)
+        return cls(line, [xgboost.train({**settings, "seed": one}, data, num_boost_round=TREES) for one in seeds])
 
     def log_ms(self, costs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Logarithms of milliseconds by each booster, shape ``(BOOSTERS, operators)``."""
+        """Logarithms of milliseconds by each booster, shape ``(boosters, operators)``."""
         base = np.log(np.maximum(costs @ self.line, SMALLEST_MS))
         if not self._boosters:
             return np.broadcast_to(base, (BOOSTERS, len(base)))

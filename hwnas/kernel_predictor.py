@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hwnas.boosted_roofline import BOOSTERS, SMALLEST_MS, BoostedRoofline, fit_roofline
+from hwnas.kernel_division import divide_by_model
 from hwnas.kernel_features import Vocabulary, kernel_facts
 from hwnas.profilers.division import DividedNetwork
 from hwnas.spaces.errors import ModelError, TableError
@@ -81,7 +82,7 @@ class KernelPredictor:
         seed: int = 0,
         calibrate: bool = True,
     ) -> KernelPredictor:
-        """Learn from networks that were measured and divided.
+        """Learn from networks that were measured, and divided by the runtime's counters or by what is learned.
 
         Parameters
         ----------
@@ -102,6 +103,12 @@ class KernelPredictor:
         """
         if len(networks) < 2:
             raise TableError(f"predictors of kernels learn from two networks or more, not {len(networks)}")
+        networks = divide_by_model(
+            networks,
+            lambda network: _costs(_items(network, source)),
+            lambda part: cls(*_fit(part, source, seed, boosters=1), (), source),
+            seed=seed,
+        )
         families, line = _fit(networks, source, seed)
         ratios: list[float] = []
         folds = min(FOLDS, len(networks)) if calibrate else 0
@@ -121,7 +128,12 @@ class KernelPredictor:
 
     def latency(self, network: Placement) -> float:
         """Milliseconds of a whole network; kernels of unknown families by the roofline of all."""
-        return float(np.where(np.isnan(ms := self.kernel_ms(network)), self.roofline_ms(network), ms).sum())
+        return float(self.known_ms(network).sum())
+
+    def known_ms(self, network: Placement) -> np.ndarray:
+        """Milliseconds of each kernel, of unknown families by the roofline of all."""
+        ms = self.kernel_ms(network)
+        return np.where(np.isnan(ms), self.roofline_ms(network), ms)
 
     def roofline_ms(self, network: Placement) -> np.ndarray:
         """Milliseconds of each kernel by the roofline of all families, SMALLEST_MS for what hwnas has no kernel for."""
@@ -243,8 +255,7 @@ def _items(network: Placement, source: KernelPredictor | None) -> list[_Item]:
     """The kernels of a network, with their milliseconds on the source if there is one."""
     if source is None:
         return [_Item(kernel, network, None) for kernel in network.kernels]
-    known = source.kernel_ms(network)
-    elsewhere = np.where(np.isnan(known), source.roofline_ms(network), known).tolist()
+    elsewhere = source.known_ms(network).tolist()
     return [_Item(kernel, network, ms) for kernel, ms in zip(network.kernels, elsewhere, strict=True)]
 
 
@@ -269,7 +280,7 @@ def _by_family(items: Sequence[_Item]) -> dict[str, list[int]]:
 
 
 def _fit(
-    networks: Sequence[DividedNetwork], source: KernelPredictor | None, seed: int
+    networks: Sequence[DividedNetwork], source: KernelPredictor | None, seed: int, boosters: int = BOOSTERS
 ) -> tuple[dict[str, _Family], np.ndarray]:
     items = [item for network in networks for item in _items(network.placement, source)]
     measured = np.array([ms for network in networks for ms in network.kernel_ms])
@@ -278,13 +289,14 @@ def _fit(
     run = known[measured[known] > SMALLEST_MS]
     line = fit_roofline(_costs([items[index] for index in run]), measured[run])
     families = {
-        name: _fit_family([items[index] for index in rows], measured[rows], line, seed)
+        name: _fit_family([items[index] for index in rows], measured[rows], line, seed, boosters)
         for name, rows in members.items()
     }
     return families, line
 
 
-def _fit_family(items: Sequence[_Item], measured: np.ndarray, line: np.ndarray, seed: int) -> _Family:
+def _fit_family(items: Sequence[_Item], measured: np.ndarray, line: np.ndarray, seed: int, boosters: int) -> _Family:
     vocabulary = Vocabulary.of(item.kernel for item in items)
     rows, costs = _rows(vocabulary, items), _costs(items)
-    return _Family(vocabulary, BoostedRoofline.fit(costs, rows, measured, line=line, depth=DEPTH, seed=seed))
+    model = BoostedRoofline.fit(costs, rows, measured, line=line, depth=DEPTH, boosters=boosters, seed=seed)
+    return _Family(vocabulary, model)

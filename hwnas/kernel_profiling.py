@@ -18,7 +18,6 @@ import numpy as np
 from hwnas.kernel_predictor import KernelPredictor
 from hwnas.latency_tables import LatencyTable, table_root
 from hwnas.profilers import Protocol, get_profiler
-from hwnas.profilers.base import Profiler
 from hwnas.profilers.division import DividedNetwork, divide_networks, divided_networks
 from hwnas.quantize import preparation
 from hwnas.spaces.errors import ConfigError
@@ -122,15 +121,13 @@ def profile_kernels(
     Raises
     ------
     ConfigError, DeviceUnavailable, TableError
-        If the device does not exist, is not here or has no kernel counters, or the table is another machine's.
+        If the device does not exist or is not here, or the table is another machine's.
     """
     if networks < 2:
         raise ConfigError(f"predictors of kernels learn from two networks or more, not {networks}")
     start = time.monotonic()
     deadline = None if budget_s is None else start + budget_s
     profiler = get_profiler(device, **({} if threads is None else {"threads": threads}))
-    if type(profiler).kernel_shares is Profiler.kernel_shares:
-        raise ConfigError(f"{profiler.key} has no kernel counters, so kernels cannot be learned from networks on it")
     protocol = Protocol.quick() if quick else Protocol()
     table = LatencyTable.create(table_root(tables) / profiler.key, profiler.device_record(protocol))
     curve: list[LearningPoint] = []

@@ -1,8 +1,8 @@
 """Whole networks, each divided among its kernels: what predictors of single kernels learn from.
 
-A network is measured end to end by the shared protocol, and the runtime's own counters divide that among its kernels.
-What a kernel costs so includes what it costs in place: layout changes, cold caches, or nothing at all where the runtime
-has fused it. Each network goes to the table's raw record as soon as it is measured.
+A network is measured end to end by the shared protocol, and the runtime's own counters, where it has some, divide that
+among its kernels. What a kernel costs so includes what it costs in place: layout changes, cold caches, or nothing at
+all where the runtime has fused it. Each network goes to the table's raw record as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from hwnas.latency_tables import LatencyTable
 from hwnas.profilers.base import Profiler, Progress
 from hwnas.profilers.protocol import Protocol
-from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.placement import PlacedKernel, Placement, place_kernels
 
 if TYPE_CHECKING:
@@ -54,12 +53,15 @@ class DividedNetwork:
         Milliseconds of each kernel; they add up to the network's latency.
     stable
         Whether the interval of that latency was as narrow as asked.
+    counted
+        Whether the runtime counted what each kernel took; else all have equal parts, and only their sum says something.
     """
 
     name: str
     placement: Placement
     kernel_ms: tuple[float, ...]
     stable: bool
+    counted: bool = True
 
     @property
     def latency_ms(self) -> float:
@@ -94,10 +96,6 @@ def divide_networks(
     deadline
         Moment of `time.monotonic` after which nothing new is begun.
 
-    Raises
-    ------
-    ConfigError
-        If the device has no kernel counters.
     """
     protocol = lean(protocol or Protocol())
 
@@ -112,21 +110,22 @@ def divide_networks(
     for name, found in profiler.measure_many(models, protocol, progress=progress, deadline=deadline):
         graph = graphs[name]
         shares = profiler.kernel_shares(model(graph), [node.name for node in graph.nodes], protocol)
+        placement, counted = place_kernels(graph), shares is not None
         if shares is None:
-            raise ConfigError(f"{profiler.key} has no kernel counters, so networks cannot be divided on it")
-        placement = place_kernels(graph)
+            shares = {node.name: 1 / len(graph.nodes) for node in graph.nodes}
         ms = [float(f"{found.median_ms * shares.get(node.name, 0.0):.4g}") for node in graph.nodes]
         table.record(
             _KIND,
             network=name,
             stable=found.stable,
+            counted=counted,
             moved=[placement.weights, placement.activations, placement.largest],
             kernels=[
                 [kernel.signature, kernel.after, kernel.before, value]
                 for kernel, value in zip(placement.kernels, ms, strict=True)
             ],
         )
-        yield DividedNetwork(name, placement, tuple(ms), found.stable)
+        yield DividedNetwork(name, placement, tuple(ms), found.stable, counted)
 
 
 def divided_networks(table: LatencyTable) -> list[DividedNetwork]:
@@ -147,4 +146,5 @@ def _read(entry: dict[str, Any]) -> DividedNetwork | None:
     if not all(isinstance(ms, float | int) and math.isfinite(ms) and ms >= 0 for ms in times) or not sum(times):
         return None
     kernels = tuple(PlacedKernel(*row[:3]) for row in rows)
-    return DividedNetwork(name, Placement(kernels, *moved), tuple(map(float, times)), bool(entry.get("stable")))
+    stable, counted = entry.get("stable") is True, entry.get("counted", True) is True
+    return DividedNetwork(name, Placement(kernels, *moved), tuple(map(float, times)), stable, counted)

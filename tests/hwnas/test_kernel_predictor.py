@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hwnas import kernel_division
+from hwnas.kernel_division import divide_by_model
 from hwnas.kernel_features import Vocabulary, kernel_facts
 from hwnas.kernel_predictor import KernelPredictor
 from hwnas.profilers.division import DividedNetwork
@@ -106,6 +109,37 @@ def test_another_device_helps_where_little_is_measured(
     helped.save(tmp_path / "new.json")
     again, _ = KernelPredictor.load(tmp_path / "new.json")
     assert again.latency(held[0].placement) == helped.latency(held[0].placement)
+
+
+def test_a_device_that_counts_no_kernels(networks: list[DividedNetwork], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole latencies alone tell that depthwise kernels are slow, which the roofline of the first division cannot."""
+
+    def cost(kernel: PlacedKernel) -> float:
+        graph = kernel_graph(kernel.signature)
+        speed = 5e5 if kernel.signature.startswith("dwconv") else 1e7
+        return 0.002 + graph.macs / speed + graph.bytes / 4e7
+
+    def whole(network: DividedNetwork) -> DividedNetwork:
+        count = len(network.kernel_ms)
+        equal = (sum(map(cost, network.placement.kernels)) / count,) * count
+        return replace(network, kernel_ms=equal, counted=False)
+
+    known, held = [whole(n) for n in networks[:50]], [whole(n) for n in networks[50:]]
+    errors = []
+    for rounds in (0, 3):
+        monkeypatch.setattr(kernel_division, "ROUNDS", rounds)
+        fitted = KernelPredictor.fit(known, calibrate=False)
+        errors.append(np.mean([abs(fitted.latency(n.placement) / n.latency_ms - 1) for n in held]))
+
+    assert errors[1] < 0.85 * errors[0] < 0.8
+    monkeypatch.setattr(kernel_division, "ROUNDS", 1)
+    # where some networks were counted, those stay as they are
+    mixed = divide_by_model([networks[0], *known[1:8]], lambda n: np.ones((len(n.kernels), 3)), KernelPredictor.fit)
+    assert mixed[0] is networks[0]
+    assert all(
+        sum(a.kernel_ms) == pytest.approx(b.latency_ms) and len(set(a.kernel_ms)) > 1
+        for a, b in zip(mixed[1:], known[1:8], strict=True)
+    )
 
 
 def test_files_hold_the_same_predictor(

@@ -15,8 +15,10 @@ from hwnas.kernel_predictor import KernelPredictor
 from hwnas.kernel_profiling import PREDICTOR_FILE, LearningPoint
 from hwnas.latency_tables import LatencyTable
 from hwnas.pricing import LatencyModel
+from hwnas.profilers.base import Profiler
+from hwnas.profilers.cpu_onnxruntime import CpuOnnxRuntime
 from hwnas.profilers.division import divided_networks
-from hwnas.spaces import ConfigError, TableError, get_space
+from hwnas.spaces import ConfigError, ModelError, TableError, get_space
 from hwnas.spaces.families import NetworkBuilder
 from hwnas.spaces.placement import place_kernels
 
@@ -96,6 +98,23 @@ def test_entries_that_cannot_be_used_are_left_out(tables: Path, tmp_path: Path) 
     assert [network.name for network in divided_networks(LatencyTable.load(folder))] == ["whole"]
 
 
+class Uncounted(CpuOnnxRuntime):
+    """A runtime without counters."""
+
+    kernel_shares = Profiler.kernel_shares
+
+
+def test_a_device_without_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hwnas.kernel_profiling, "get_profiler", lambda *_, **__: Uncounted())
+    assert hwnas.profile_kernels(DEVICE, networks=7, quick=True, tables=str(tmp_path)).networks == 7
+    known = divided_networks(LatencyTable.load(tmp_path / DEVICE))
+    assert not any(network.counted for network in known)
+    predictor, _ = KernelPredictor.load(tmp_path / DEVICE / PREDICTOR_FILE)
+    for network in known:
+        assert len(set(network.kernel_ms)) == 1
+        assert predictor.latency(network.placement) == pytest.approx(network.latency_ms, rel=0.9)
+
+
 def test_command(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["profile", "--device", DEVICE, "--networks", "2", "--quick", "--tables", str(tables)]
     assert main(command) == 0
@@ -109,8 +128,8 @@ def test_command(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two networks or more"):
         hwnas.profile_kernels(DEVICE, networks=1, tables=str(tmp_path))
-    with pytest.raises(ConfigError, match="no kernel counters"):
-        hwnas.profile_kernels("recorded.cpu-onnxruntime", tables=str(tmp_path))
+    with pytest.raises(ModelError, match="recorded only knows models written by hwnas"):
+        hwnas.profile_kernels("recorded.cpu-onnxruntime", networks=2, tables=str(tmp_path))
     with pytest.raises(ConfigError, match="no device"):
         hwnas.profile_kernels("cpu-of-my-dreams", tables=str(tmp_path))
 
