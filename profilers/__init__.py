@@ -34,6 +34,7 @@ profilers = Registry(
     {
         "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
+        "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
         "recorded": "hwnas.profilers.recorded:Recorded",
     },
 )
