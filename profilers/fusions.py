@@ -19,7 +19,7 @@ from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.families import NetworkBuilder
 from hwnas.spaces.graph import Graph
 from hwnas.spaces.kernel import ACTIVATIONS, Kernel
-from hwnas.spaces.kernels import Activation, Add, BatchNorm, Conv, DepthwiseConv
+from hwnas.spaces.kernels import Activation, Add, BatchNorm, Conv, DepthwiseConv, Pool
 from hwnas.spaces.math_kernels import Binary
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ SECOND: dict[str, Kernel] = {
     "bn": BatchNorm(),
     "mul": Binary(kind="mul"),
     "scale": Binary(kind="mul", const=(CHANNELS, 1, 1)),
+    "dwconv": DepthwiseConv(bn=False, bias=True),
+    "pool": Pool("max"),
 }
 _NEUTRAL = "pool"
 
