@@ -127,9 +127,7 @@ class BoostedRoofline:
         from xgboost.core import XGBoostError
 
         try:
-            boosters = [
-                Booster({"nthread": 1}, model_file=bytearray(text.encode())) for text in content["boosters"]
-            ]
+            boosters = [Booster({"nthread": 1}, model_file=bytearray(text.encode())) for text in content["boosters"]]
         except XGBoostError as error:
             raise ValueError(f"its trees are damaged: {str(error).splitlines()[0]}") from error
         if len(boosters) != BOOSTERS:
