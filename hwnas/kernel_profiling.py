@@ -1,8 +1,9 @@
-"""Profiling a device for any network: networks drawn from a prior of real ones, half of them where doubt is greatest.
+"""Profiling a device for any network: networks drawn from a prior of real ones.
 
-The first networks are drawn at random. After that a predictor is fitted on what was measured, and every other network
-is the one of a few on which its boosters disagree most (active sampling). How far the predictor was off on each network
-before it learned from it is an honest learning curve, and printed as the work goes on.
+A predictor is fitted again and again on what was measured. How far it was off on each network before it learned from
+it is an honest learning curve, and printed as the work goes on. If asked for, every other network is the one of a few
+on which its boosters disagree most (active sampling); by what was measured that is no better than random networks, and
+worse in int8, because doubt chooses odd ones (``docs/benchmarks.md``).
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def profile_kernels(
     *,
     threads: int | None = None,
     networks: int = NETWORKS,
-    active: bool = True,
+    active: bool = False,
     quick: bool = False,
     budget_s: float | None = None,
     tables: str | None = None,
@@ -112,7 +113,7 @@ def profile_kernels(
     networks
         Networks in the table after this call.
     active
-        Whether every other network is one that the predictor is in doubt about; if not, all are random.
+        Whether every other network is one that the predictor is in doubt about; all are random otherwise.
     budget_s
         Seconds after which nothing new is begun.
     report

@@ -62,6 +62,9 @@ def profile(
     fusions: Annotated[
         bool, typer.Option("--fusions", help="Only find out which operators the runtime fuses, by timing pairs.")
     ] = False,
+    active: Annotated[
+        bool, typer.Option("--active", help="Without a space: every other network where the predictor is in doubt.")
+    ] = False,
     tables: Tables = None,
     data_root: DataRoot = None,
     resume: Annotated[  # noqa: ARG001 - a table is always gone on with
@@ -72,7 +75,7 @@ def profile(
     """Measure a device, into its table.
 
     With a space, its blocks and a few dozen whole networks are measured: what a search in it needs. Without
-    one, networks of many kinds are drawn, those measured that tell most, and the latency of kernels is
+    one, networks of many kinds are drawn and measured, and the latency of kernels is
     learned from them: `hwnas predict` then prices any ONNX file. A learning curve is printed as it goes.
 
     Every number is on the disk as soon as it is measured. A call that was stopped, even killed, goes on
@@ -92,10 +95,12 @@ def profile(
     if fusions:
         _fusions(device, threads, quick, json)
         return
+    if active and space is not None:
+        raise ConfigError("--active belongs to profiles of any network; leave out --active or --space")
     if space is None:
         if context is not None or data is not None:
             raise ConfigError("--context and --data belong to a space; name one with --space, or leave them out")
-        _any_network(device, threads, networks, quick, budget, tables, json)
+        _any_network(device, threads, networks, active, quick, budget, tables, json)
         return
     narrow = fraction(repeat_until, "--repeat-until")
     seconds = None if budget is None else duration(budget, "--budget")
@@ -130,6 +135,7 @@ def _any_network(
     device: str,
     threads: int | None,
     networks: int | None,
+    active: bool,
     quick: bool,
     budget: str | None,
     tables: str | None,
@@ -144,6 +150,7 @@ def _any_network(
             device,
             threads=threads,
             networks=NETWORKS if networks is None else networks,
+            active=active,
             quick=quick,
             budget_s=seconds,
             tables=tables,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import hwnas
+from hwnas import kernel_division
 from hwnas.cli import main
 from hwnas.constraints import ConstraintSet
 from hwnas.kernel_predictor import KernelPredictor
@@ -98,6 +99,17 @@ def test_entries_that_cannot_be_used_are_left_out(tables: Path, tmp_path: Path) 
     assert [network.name for network in divided_networks(LatencyTable.load(folder))] == ["whole"]
 
 
+def test_active_sampling_measures_what_is_in_doubt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hwnas.kernel_profiling, "RANDOM", 4)
+    monkeypatch.setattr(hwnas.kernel_profiling, "BATCH", 4)
+    assert hwnas.profile_kernels(DEVICE, networks=6, active=True, quick=True, tables=str(tmp_path)).networks == 6
+    known = divided_networks(LatencyTable.load(tmp_path / DEVICE))
+    numbers = sorted(int(network.name.removeprefix("prior ")) for network in known)
+    assert numbers[:5] == list(range(5))
+    assert 12 <= numbers[5] < 20  # one of eight
+    assert main(["profile", "--device", DEVICE, "--space", "mobilenet", "--active"]) == 2
+
+
 class Uncounted(CpuOnnxRuntime):
     """A runtime without counters."""
 
@@ -106,6 +118,7 @@ class Uncounted(CpuOnnxRuntime):
 
 def test_a_device_without_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hwnas.kernel_profiling, "get_profiler", lambda *_, **__: Uncounted())
+    monkeypatch.setattr(kernel_division, "ROUNDS", 1)
     assert hwnas.profile_kernels(DEVICE, networks=7, quick=True, tables=str(tmp_path)).networks == 7
     known = divided_networks(LatencyTable.load(tmp_path / DEVICE))
     assert not any(network.counted for network in known)
