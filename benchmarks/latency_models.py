@@ -1,17 +1,17 @@
 """Claim: after a few minutes of profiling, whole networks of families that were never seen are priced within 10 %.
 
-A device is profiled for any network (`hwnas profile` without a space): once with active sampling, once with random
-networks of the same prior, a few of either in turns. The networks of `zoo.py` (51 of 16 families, several resolutions)
-have no part in that. They are measured before and after, which gives the repeatability floor, and predicted from
-growing parts of what was profiled. Beside hwnas, on the same measurements: a line on multiply-accumulates, a line on
-multiply-accumulates and bytes, a roofline for each family of kernels summed up, and random forests on the raw settings
-of kernels, one a family, summed up, as nn-Meter does it (Zhang et al., MobiSys 2021). "hwnas, no counters" learns from
-the whole latencies of the same networks, as on a device that counts no kernels. With ``--source`` also from 5 to 50
-networks with the help of another device.
+A device is profiled for any network (`hwnas profile` without a space): once with random networks of the prior, once
+with active sampling (``--active``), a few of either in turns. The networks of `zoo.py` (51 of 16 families, several
+resolutions) have no part in that. They are measured before and after, which gives the repeatability floor, and
+predicted from growing parts of what was profiled. Beside hwnas, on the same measurements: a line on
+multiply-accumulates, a line on multiply-accumulates and bytes, a roofline for each family of kernels summed up, and
+random forests on the raw settings of kernels, one a family, summed up, as nn-Meter does it (Zhang et al., MobiSys
+2021). "hwnas, no counters" learns from the whole latencies of the same networks, as on a device that counts no kernels.
+With ``--source`` also from 5 to 50 networks with the help of another device.
 
     python benchmarks/latency_models.py --tables DIR                         # onnxruntime, float32: half an hour
     python benchmarks/latency_models.py --tables DIR --device cpu-onnxruntime.int8 --source cpu-onnxruntime
-    python benchmarks/latency_models.py --tables DIR --networks 60 120 240 480 --random 480        # full scale: an hour
+    python benchmarks/latency_models.py --tables DIR --networks 60 120 240 480 --active 480        # full scale: an hour
 
 What was measured lies in ``--tables``: repeating the command goes on where it was stopped.
 """
@@ -154,7 +154,7 @@ def draw(device: str, rows: list[dict[str, object]], predicted: np.ndarray, meas
     left.fill_between(ends, 0.9 * ends, 1.1 * ends, color="0.9")
     left.set(xlabel="measured, ms", ylabel="predicted, ms", title=device)
     left.legend(fontsize=5, ncols=2)
-    for method in ("hwnas", "hwnas, random networks"):
+    for method in ("hwnas", "hwnas, active"):
         part = [row for row in rows if row["method"] == method]
         right.plot([row["kernels"] for row in part], [row["mape_percent"] for row in part], "o-", label=method)
     right.set(xlabel="different kernels measured", ylabel="mean error of networks never seen, %")
@@ -167,15 +167,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--device", default="cpu-onnxruntime")
-    parser.add_argument(
-        "--networks", type=int, nargs="+", default=[16, 32, 48, 64, 80, 120, 160, 240], help="points of the curve"
-    )
-    parser.add_argument("--random", type=int, default=80, help="as many at most at random; 0: none")
+    parser.add_argument("--networks", type=int, nargs="+", default=[16, 48, 96, 160, 240], help="points of the curve")
+    parser.add_argument("--active", type=int, default=240, help="as many at most by active sampling; 0: none")
     parser.add_argument("--source", help="device that was profiled before into --tables, for transfer to this one")
     arguments = parser.parse_args()
     device, sizes = arguments.device, sorted(arguments.networks)
-    ways = {"hwnas": True, **({"hwnas, random networks": False} if arguments.random else {})}
-    points = {way: [n for n in sizes if active or n <= arguments.random] for way, active in ways.items()}
+    ways = {"hwnas": False, **({"hwnas, active": True} if arguments.active else {})}
+    points = {way: [n for n in sizes if not active or n <= arguments.active] for way, active in ways.items()}
     folders = {way: arguments.tables / ("active" if active else "random") for way, active in ways.items()}
     arguments.tables.mkdir(parents=True, exist_ok=True)
     graphs = {name: make() for name, (_, make) in ZOO.items()}
@@ -219,15 +217,15 @@ def main() -> None:
         networks = divided_networks(LatencyTable.load(folders[way] / device))[: points[way][-1]]
         for count in points[way]:
             predicted = fitted(way, networks[:count])
-        fitted(f"{way}, no counters", [replace(network, counted=False) for network in networks])
         if way == "hwnas":
+            fitted("hwnas, no counters", [replace(network, counted=False) for network in networks])
             best = predicted
             for name, value, truth in sorted(
                 zip(ZOO, best, measured, strict=True), key=lambda n: -abs(n[1] / n[2] - 1)
             ):
                 print(f"    {name}: measured {truth:.3f} ms, predicted {value:.3f} ms, {value / truth - 1:+.1%}")
         everything = list(graphs.values())
-        note = "" if way == "hwnas" else ", random networks"
+        note = "" if way == "hwnas" else ", active"
         add(f"line, MACs{note}", networks, line(networks, everything, False))
         add(f"line, MACs and bytes{note}", networks, line(networks, everything, True))
         add(f"kernel sum, rooflines{note}", networks, kernel_sum(networks, everything, roofline))

@@ -6,7 +6,7 @@ raw settings (as nn-Meter does it), a line on multiply-accumulates, and the near
 positive (the tables extrapolate below about 60 channels) are left out, on both sides.
 
 With ``--tables`` also the operators of this machine's own devices, of all kinds and in the places where they were
-measured (`latency_models.py --tables DIR` leaves such tables in ``DIR/active``): every different one that takes time.
+measured (`latency_models.py --tables DIR` leaves such tables in ``DIR/random``): every different one that takes time.
 There hwnas sees the places, too, as in a whole network; the others see raw settings, one model a family.
 
     HWNAS_DATA=DIR python benchmarks/latency_operators.py                            # about ten minutes
@@ -178,7 +178,7 @@ def main() -> None:
             def predict(name: str, train: np.ndarray, test: np.ndarray) -> np.ndarray:
                 return METHODS[name](Part(rows[train], known[train]), ms[train], Part(rows[test], known[test]))  # noqa: B023
         else:
-            placed, ms = read_own(arguments.tables / "active" / device)
+            placed, ms = read_own(arguments.tables / "random" / device)
 
             def predict(name: str, train: np.ndarray, test: np.ndarray) -> np.ndarray:
                 return own(name, [placed[i] for i in train], ms[train], [placed[i] for i in test])  # noqa: B023
