@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hwnas.spaces.onnx_writer import OnnxWriter
 
-__all__ = ["ChannelShuffle", "Concat", "Pick", "Reshape", "Resize", "Slice", "Transpose"]
+__all__ = ["ChannelShuffle", "Concat", "Pad", "Pick", "Reshape", "Resize", "Slice", "Transpose"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,33 @@ class Transpose(Kernel):
 
     def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
         return writer.node("Transpose", name, inputs, perm=list(self.perm))
+
+
+@dataclass(frozen=True)
+class Pad(Kernel):
+    """Zeros around: `pads` says how many before the first index of each axis, then how many after the last."""
+
+    pads: tuple[int, ...] = ()
+
+    op: ClassVar[str] = "pad"
+
+    def output_shape(self, *inputs: Shape) -> Shape:
+        shape, rank = inputs[0], len(inputs[0])
+        if len(self.pads) != 2 * rank or min(self.pads) < 0:
+            raise ModelError(f"{self.label} does not fit a shape of {rank} axes")
+        return tuple(size + self.pads[axis] + self.pads[rank + axis] for axis, size in enumerate(shape))
+
+    def module(self, *inputs: Shape) -> nn.Module:
+        from torch import nn
+
+        rank = len(inputs[0])
+        # torch wants pairs, the last axis first
+        pairs = [side for axis in reversed(range(rank)) for side in (self.pads[axis], self.pads[rank + axis])]
+        return function_module(lambda x: nn.functional.pad(x, pairs))
+
+    def emit(self, writer: OnnxWriter, name: str, inputs: list[str], shapes: list[Shape], weights: Weights) -> str:
+        pads = writer.tensor(f"{name}/pads", np.array(self.pads, np.int64))
+        return writer.node("Pad", name, [*inputs, pads])
 
 
 @dataclass(frozen=True)

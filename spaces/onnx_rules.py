@@ -23,7 +23,7 @@ from hwnas.spaces.kernels import (
     Pool,
     Zero,
 )
-from hwnas.spaces.layout_kernels import Concat, Pick, Reshape, Resize, Slice, Transpose
+from hwnas.spaces.layout_kernels import Concat, Pad, Pick, Reshape, Resize, Slice, Transpose
 from hwnas.spaces.math_kernels import (
     BINARY,
     UNARY,
@@ -348,19 +348,20 @@ def _resize(reader: OnnxReader, operator: Operator) -> bool:
 
 
 def _pad(reader: OnnxReader, operator: Operator) -> bool:
-    """Zeros around an image before a convolution become the convolution's own padding."""
+    """Zeros around an image before a convolution become the convolution's own padding; others are a kernel."""
     stored = reader.constant(operator, 1)
     pads = operator.get("pads", None if stored is None else stored.reshape(-1).tolist())
     if pads is None:
         return False
     if not any(pads):
         return reader.alias(operator.outputs[0], operator.inputs[0])
+    if operator.get("mode") not in _ZEROS or len(operator.inputs) > 3:
+        return False
     after = reader.next(operator.outputs[0], "Conv")
-    if len(pads) != 8 or any(pads[i] for i in (0, 1, 4, 5)) or after is None or operator.get("mode") not in _ZEROS:
-        return False
+    inside = len(pads) == 8 and not any(pads[i] for i in (0, 1, 4, 5)) and min(pads) >= 0
+    if after is None or not inside or after.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return reader.emit(operator, Pad(tuple(map(int, pads))), reader.data(operator)[:1])
     own = after.get("pads", [0] * 4)
-    if after.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        return False
     after.attributes["pads"] = [a + b for a, b in zip(own, (pads[2], pads[3], pads[6], pads[7]), strict=True)]
     return reader.alias(operator.outputs[0], operator.inputs[0])
 

@@ -26,7 +26,7 @@ from hwnas.spaces.kernels import (
     SqueezeExcite,
     Zero,
 )
-from hwnas.spaces.layout_kernels import ChannelShuffle, Concat, Pick, Reshape, Resize, Slice, Transpose
+from hwnas.spaces.layout_kernels import ChannelShuffle, Concat, Pad, Pick, Reshape, Resize, Slice, Transpose
 from hwnas.spaces.math_kernels import (
     Binary,
     GroupNorm,
@@ -76,6 +76,7 @@ unary = st.one_of(
     ),
     st.builds(GroupNorm, g=st.sampled_from([1, 2, 4])),
     st.builds(Resize, o=st.sampled_from([4, 12, (10, 5)]), mode=st.sampled_from(["nearest", "linear"])),
+    st.tuples(*[st.integers(0, 2)] * 6).map(lambda p: Pad((0, *p[:3], 0, *p[3:]))),
     st.builds(Reduce, kind=st.sampled_from(["mean", "max"]), axes=st.sampled_from([1, (2, 3)]), keep=st.integers(0, 1)),
     st.builds(Pick, axis=st.integers(1, 3), index=st.integers(0, 3)),
     st.builds(Slice, start=st.just(1), stop=st.just(4), axis=st.integers(1, 3), step=st.integers(1, 2)),
@@ -218,6 +219,7 @@ def test_bytes_count_reads_writes_and_weights() -> None:
         (MatMul(), [(1, 4, 8), (1, 4, 8)]),
         (GroupNorm(g=3), [(1, 4, 8, 8)]),
         (Resize(o=3), [(1, 4, 8)]),
+        (Pad((0, 0, 1, 1)), [(1, 4, 8)]),
         (Reshape((1, 9)), [(1, 8)]),
         (Transpose((0, 2, 1)), [(1, 8)]),
         (Reduce(axes=2), [(1, 8)]),

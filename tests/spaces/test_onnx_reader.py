@@ -248,6 +248,39 @@ def test_networks_with_channels_last_and_same_padding() -> None:
     ]
 
 
+def test_zeros_around_images() -> None:
+    """Before a convolution they become its padding; before anything else they are a kernel; edges are no zeros."""
+
+    def kernels(mode: str) -> list[str]:
+        stored = [
+            helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 3, 3], np.zeros(108, np.float32)),
+            helper.make_tensor("pads", TensorProto.INT64, [8], [0, 0, 1, 1, 0, 0, 1, 2]),
+        ]
+        nodes = [
+            helper.make_node("Pad", ["x", "pads"], ["around"], mode=mode),
+            helper.make_node("Conv", ["around", "w"], ["conv"]),
+            helper.make_node("Pad", ["conv", "pads"], ["wider"], mode=mode),
+            helper.make_node("MaxPool", ["wider"], ["y"], kernel_shape=[3, 3], strides=[2, 2]),
+        ]
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            nodes,
+            "padded",
+            [value("x", TensorProto.FLOAT, [1, 3, 10, 10])],
+            [value("y", TensorProto.FLOAT, None)],
+            stored,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        return [kernel.label for kernel in Graph.from_onnx(model).kernels]
+
+    assert kernels("constant") == [
+        "conv(p=1x1x1x2,o=4)",
+        "pad(pads=0x0x1x1x0x0x1x2)",
+        "maxpool(k=3,s=2,p=0)",
+    ]
+    assert [label.partition("(")[0] for label in kernels("edge")] == ["opaque", "conv", "opaque", "maxpool"]
+
+
 def test_operators_of_other_domains_are_opaque() -> None:
     graph = helper.make_graph(
         [helper.make_node("Strange", ["x"], ["a"], domain="elsewhere"), helper.make_node("Relu", ["a"], ["y"])],
