@@ -23,7 +23,7 @@ from hwnas.spaces.kernel import Kernel, Opaque, Shape
 from hwnas.spaces.kernels import Activation, BatchNorm, Conv, DepthwiseConv
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto
+    from onnx import GraphProto, ModelProto, TensorProto
 
 __all__ = ["OnnxReader", "Operator", "load_onnx", "read_onnx"]
 
@@ -110,16 +110,16 @@ class OnnxReader:
     """One model being read; rules ask it for constants, shapes and neighbours, and give it kernels."""
 
     def __init__(self, model: ModelProto) -> None:
-        from onnx import helper, numpy_helper
+        from onnx import helper
 
-        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self.constants = {tensor.name: _array(tensor) for tensor in model.graph.initializer}
         self._inputs = _input_shapes(model, self.constants)
         self._renamed: dict[str, str] = {}
         operators = []
         for node in model.graph.node:
             attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
             if node.op_type == "Constant" and "value" in attributes:
-                self.constants[node.output[0]] = numpy_helper.to_array(attributes["value"])
+                self.constants[node.output[0]] = _array(attributes["value"])
                 continue
             names = tuple(self._renamed.get(name, name) for name in node.input)
             if node.op_type in BYPASSED and names and names[0]:
@@ -259,6 +259,19 @@ class OnnxReader:
     def drop(self, tensor: str) -> None:
         """Take back the kernel that computes `tensor`: a fusion has found out that it was part of it."""
         self._steps.pop(tensor, None)
+
+
+def _array(tensor: TensorProto) -> np.ndarray:
+    from onnx import numpy_helper
+
+    try:
+        return numpy_helper.to_array(tensor)
+    except (
+        Exception
+    ) as error:  # sizes that do not fit, unknown types, missing external files: onnx raises several types
+        raise ModelError(
+            f"the weights {tensor.name!r} of the model cannot be read ({error}); export it again"
+        ) from error
 
 
 def _without_weights(model: ModelProto) -> ModelProto:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwnas.spaces import Graph
+from hwnas.spaces import Graph, ModelError
 
 # torch's own exporters warn about torch's own internals
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
@@ -279,6 +279,24 @@ def test_zeros_around_images() -> None:
         "maxpool(k=3,s=2,p=0)",
     ]
     assert [label.partition("(")[0] for label in kernels("edge")] == ["opaque", "conv", "opaque", "maxpool"]
+
+
+def test_damaged_weights_are_named() -> None:
+    weight = helper.make_tensor(
+        "w", TensorProto.FLOAT, [64, 64, 3, 3], np.zeros(64 * 64 * 9, np.float32).tobytes(), True
+    )
+    weight.raw_data = weight.raw_data[:1000]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "short",
+        [value("x", TensorProto.FLOAT, [1, 64, 10, 10])],
+        [value("y", TensorProto.FLOAT, None)],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ModelError, match="the weights 'w' of the model cannot be read"):
+        Graph.from_onnx(model.SerializeToString())
 
 
 def test_operators_of_other_domains_are_opaque() -> None:
