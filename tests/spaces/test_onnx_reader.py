@@ -282,16 +282,14 @@ def test_zeros_around_images() -> None:
 
 
 def test_damaged_weights_are_named() -> None:
-    weight = helper.make_tensor(
-        "w", TensorProto.FLOAT, [64, 64, 3, 3], np.zeros(64 * 64 * 9, np.float32).tobytes(), True
-    )
+    weight = onnx.numpy_helper.from_array(np.zeros((64, 64, 3, 3), np.float32), "w")
     weight.raw_data = weight.raw_data[:1000]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"])],
         "short",
         [value("x", TensorProto.FLOAT, [1, 64, 10, 10])],
-        [value("y", TensorProto.FLOAT, None)],
+        [value("y", TensorProto.FLOAT, [1, 64, 8, 8])],
         [weight],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
