@@ -266,12 +266,9 @@ def _array(tensor: TensorProto) -> np.ndarray:
 
     try:
         return numpy_helper.to_array(tensor)
-    except (
-        Exception
-    ) as error:  # sizes that do not fit, unknown types, missing external files: onnx raises several types
-        raise ModelError(
-            f"the weights {tensor.name!r} of the model cannot be read ({error}); export it again"
-        ) from error
+    except Exception as error:  # onnx raises several types
+        reason = f"the weights {tensor.name!r} of the model cannot be read ({error})"
+        raise ModelError(f"{reason}; export it again") from error
 
 
 def _without_weights(model: ModelProto) -> ModelProto:
