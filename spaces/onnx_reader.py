@@ -262,9 +262,12 @@ class OnnxReader:
 
 
 def _array(tensor: TensorProto) -> np.ndarray:
-    from onnx import numpy_helper
+    """The numbers of a constant; of large ones only shape and type."""
+    from onnx import helper, numpy_helper
 
     try:
+        if math.prod(tensor.dims) > LARGEST_CONSTANT:
+            return np.broadcast_to(np.zeros((), helper.tensor_dtype_to_np_dtype(tensor.data_type)), tuple(tensor.dims))
         return numpy_helper.to_array(tensor)
     except Exception as error:  # onnx raises several types
         reason = f"the weights {tensor.name!r} of the model cannot be read ({error})"

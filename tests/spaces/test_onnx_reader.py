@@ -282,19 +282,19 @@ def test_zeros_around_images() -> None:
 
 
 def test_damaged_weights_are_named() -> None:
-    weight = onnx.numpy_helper.from_array(np.zeros((64, 64, 3, 3), np.float32), "w")
+    weight = onnx.numpy_helper.from_array(np.zeros((8, 64, 1, 1), np.float32), "w")
     weight.raw_data = weight.raw_data[:1000]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"])],
         "short",
         [value("x", TensorProto.FLOAT, [1, 64, 10, 10])],
-        [value("y", TensorProto.FLOAT, [1, 64, 8, 8])],
+        [value("y", TensorProto.FLOAT, [1, 8, 10, 10])],
         [weight],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ModelError, match="the weights 'w' of the model cannot be read"):
-        Graph.from_onnx(model.SerializeToString())
+        Graph.from_onnx(model)
 
 
 def test_operators_of_other_domains_are_opaque() -> None:
