@@ -49,7 +49,7 @@ def with_batch(data: bytes, batch: int) -> bytes:
         if sizes and value.name not in stored:
             sizes[0].dim_value = batch
     del model.graph.value_info[:]  # they carry the former batch
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def random_input(kind: Any, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
