@@ -33,8 +33,8 @@ class Prediction:
     Attributes
     ----------
     latency_ms, interval_ms
-        Milliseconds of one inference at batch 1, and the interval that a measurement lies in with
-        probability `level`.
+        Milliseconds of one inference, of as many images as the device takes at once, and the interval that a
+        measurement lies in with probability `level`.
     level
         Of the interval.
     coverage
