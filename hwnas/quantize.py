@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,4 +234,17 @@ def _quiet() -> Iterator[None]:
 
 def preparation(file_precision: str) -> Callable[[ModelProto], ModelProto] | None:
     """What turns a float model into a file of a device's precision before it is timed; None if nothing has to."""
-    return quantize_for_timing if file_precision == "int8" else None
+    return _KeptQuantised() if file_precision == "int8" else None
+
+
+class _KeptQuantised:
+    """Quantises for timing, once a model: the protocol opens it several times, and quantising takes seconds."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hwnas-int8-")
+
+    def __call__(self, model: ModelProto) -> ModelProto:
+        path = Path(self._folder.name, sha256(model.SerializeToString(deterministic=True)).hexdigest())
+        if not path.exists():
+            atomic_write(path, quantize_for_timing(model).SerializeToString())
+        return load_onnx(path)

@@ -35,6 +35,7 @@ profilers = Registry(
         "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
+        "gpu-openvino": "hwnas.profilers.gpu_openvino:GpuOpenVino",
         "recorded": "hwnas.profilers.recorded:Recorded",
     },
 )
