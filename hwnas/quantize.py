@@ -18,6 +18,7 @@ import numpy as np
 
 from hwnas.data.base import Dataset, subset_indices
 from hwnas.export import PREFIX, check_model, onnx_logits, set_metadata, verify
+from hwnas.latency_tables import METHODS as LATENCY_METHODS
 from hwnas.spaces.errors import ConfigError, ModelError
 from hwnas.spaces.files import atomic_write
 from hwnas.spaces.onnx_reader import load_onnx
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "QuantizeReport", "preparation", "quantize_for_timing", "quantize_onnx"]
 
 #: metadata that is no longer true of the int8 file
-STALE = tuple(PREFIX + key for key in ("measured", "predicted", "accuracy", "method"))
+STALE = tuple(PREFIX + key.replace("-", "_") for key in (*LATENCY_METHODS, "predicted", "accuracy", "method"))
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 

@@ -108,8 +108,8 @@ class SearchResult:
     accuracy
         On the test set, of the exported file.
     costs
-        For every constraint's text: ``bound``, ``predicted``, ``interval`` (90 %), ``measured`` and
-        ``method``. ``measured`` is None where nothing was measured.
+        For every constraint's text: ``bound``, ``predicted``, ``interval`` (90 %), ``checked`` (what the device
+        gave), ``method`` and ``measured``, which is None unless that method is ``measured``.
     run
         The run folder.
     trials
