@@ -31,6 +31,9 @@ from hwnas.profilers.campaign import network_model
 from hwnas.quantize import preparation
 from hwnas.spaces import Architecture, SearchSpace, get_space
 
+#: A longer gap in the record is a run that was stopped, not a measurement.
+PAUSE_S = 60.0
+
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks of distinct values."""
@@ -55,25 +58,43 @@ def contexts_of(profiler: Profiler) -> tuple[str, ...]:
     return ("isolated", "network") if counts else ("isolated",)
 
 
+def spent(table: LatencyTable, space: SearchSpace) -> dict[str, float]:
+    """Seconds that each kind of row and the random networks took, from the record; so a killed run may go on."""
+    blocks = {f"{block.signature} isolated" for block in space.catalog}
+    observed = {f"{space.spec} {e['architecture']}" for e in table.records("shares") if e["space"] == space.spec}
+    found = {"networks": 0.0}
+    before: datetime.datetime | None = None
+    for entry in table.records():
+        at = datetime.datetime.fromisoformat(entry["at"])
+        name = str(entry.get("model"))
+        if name in blocks:
+            kind = "isolated"
+        elif entry["kind"] == "shares" or name in observed:
+            kind = "network"
+        else:
+            kind = "networks"
+        gap = 0.0 if before is None else (at - before).total_seconds()
+        if gap < PAUSE_S and (kind != "networks" or name.startswith(space.spec)):
+            found[kind] = found.get(kind, 0.0) + gap
+        before = at
+    return found
+
+
 def evaluate(
-    name: str, device: str, root: Path, networks: int, fitted: int, floor: int, cover: int
+    name: str, device: str, root: Path, networks: int, fitted: int, floor: int, cover: int, protocol: Protocol
 ) -> list[dict[str, object]]:
     """Profile one space and judge every way of pricing it."""
     space = get_space(name)
     profiler = get_profiler(device)
-    protocol = Protocol()
     table = LatencyTable.create(root / profiler.key, profiler.device_record(protocol))
     prepare = preparation(profiler.file_precision)
     start = time.monotonic()
-    seconds: dict[str, float] = {}
     for context in contexts_of(profiler):
-        begun = time.monotonic()
         profile_space(space, profiler, table, contexts=(context,), cover=cover, protocol=protocol, prepare=prepare)
-        seconds[context] = time.monotonic() - begun
-    begun = time.monotonic()
     profile_space(space, profiler, table, contexts=("isolated",), networks=networks, protocol=protocol, prepare=prepare)
     rows = [row for row in table.networks if row.space == space.spec]
-    seconds["one network"] = (time.monotonic() - begun) / len(rows)
+    seconds = spent(table, space)
+    seconds["one network"] = seconds.pop("networks") / len(rows)
     found: list[dict[str, object]] = []
     mixed = [rows[index] for index in np.random.default_rng(0).permutation(len(rows))]
     for split, order in (("random", mixed), ("later networks judge earlier ones", rows)):
@@ -195,6 +216,7 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=60, help="of these, how many fit the correction")
     parser.add_argument("--floor", type=int, default=60, help="how many of the others are measured once more")
     parser.add_argument("--cover", type=int, default=5, help="whole networks that show each block, for network rows")
+    parser.add_argument("--max-passes", type=int, default=9, help="of one model, see the measuring protocol")
     parser.add_argument("--tables", type=Path, required=True, help="folder of the table that is made")
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
@@ -207,6 +229,7 @@ def main() -> None:
             arguments.fit,
             arguments.floor,
             arguments.cover,
+            Protocol(max_passes=arguments.max_passes, open_models=arguments.networks),
         )
     append_rows("latency_pricing", rows)
     for row in rows:

@@ -399,7 +399,12 @@ class _Evaluators:
 
 
 def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
-    """Ask and tell until the budget of evaluations is used up; the best of the last stage first."""
+    """Ask and tell until the budget of evaluations is used up; what fits, the best of the last stage first.
+
+    A strategy that would deliver something else than its best evaluation has that in the first place.
+    """
+    import numpy as np
+
     strategy, total = plan.strategy, plan.evaluations
     trials = run.trials()
     state = run.state
@@ -424,12 +429,21 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
             best = f", best {strategy.best.score:.4f}" if strategy.best else ""
             report(len(trials), total, f"{len(trials)} of {total} architectures{best}")
         run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
+    recommended = strategy.recommendation
+    if recommended is not None and all(trial.architecture != recommended for trial in trials):
+        stage = strategy.stage
+        (evaluation,) = evaluators.of(stage).evaluate([recommended])
+        trials.append(_with_costs(evaluation, plan.limits, stage))
+        run.add_trial(trials[-1])
     usable = [trial for trial in trials if not trial.failed]
+    if not strategy.bounded and usable:
+        inside = plan.limits.feasible(np.array([trial.architecture for trial in usable]))
+        usable = [trial for trial, fits in zip(usable, inside.tolist(), strict=True) if fits]
     if plan.settings.evaluator == "one-shot":  # scores of different supernets do not compare
         last = max((trial.info.get("stage", 0) for trial in usable), default=0)
         usable = [trial for trial in usable if trial.info.get("stage", 0) == last]
     unique = {trial.architecture: trial for trial in usable}
-    return sorted(unique.values(), key=lambda trial: -trial.score)
+    return sorted(unique.values(), key=lambda trial: (trial.architecture != recommended, -trial.score))
 
 
 def _with_costs(evaluation: Evaluation, limits: ConstraintSet, stage: Stage) -> Evaluation:

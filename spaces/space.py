@@ -120,6 +120,11 @@ class SearchSpace(ABC):
             size *= radix
         return size
 
+    @property
+    def layers(self) -> tuple[tuple[int, ...], ...]:
+        """Decisions that belong together, as the variables of one layer do, by their indices; each in one group."""
+        return tuple((decision,) for decision in range(len(self.decisions)))
+
     # ------------------------------------------------------------------ architectures
 
     def validate(self, architecture: Sequence[int]) -> Architecture:

@@ -58,7 +58,8 @@ class Stage:
 class Strategy(ABC):
     """Base of every strategy.
 
-    A strategy only ever proposes feasible architectures. Several asks may be outstanding at once,
+    A strategy only ever proposes feasible architectures, unless its class says otherwise (`bounded`).
+    Several asks may be outstanding at once,
     and evaluations may be told in any order. Evaluations of architectures that were never asked for
     (a warm start) are welcome too. All state is in `state_dict`, JSON-able: a strategy restored from
     it asks for the same architectures as the one it was saved from.
@@ -81,6 +82,8 @@ class Strategy(ABC):
     paper: ClassVar[str] = ""
     #: Whether an architecture may be asked for again after it was asked for once.
     repeats: ClassVar[bool] = False
+    #: Whether it asks for feasible architectures only; false where others teach it where the budget ends.
+    bounded: ClassVar[bool] = True
     #: Whether it only ends when every feasible architecture was asked for.
     thorough: ClassVar[bool] = True
 
@@ -132,6 +135,11 @@ class Strategy(ABC):
     def best(self) -> Evaluation | None:
         """The feasible evaluation with the highest score so far, the first of equals; None before there is one."""
         return self._best
+
+    @property
+    def recommendation(self) -> Architecture | None:
+        """What the strategy itself would deliver, where that is not its best evaluation; else None."""
+        return None
 
     @property
     def pending(self) -> list[Architecture]:
