@@ -37,6 +37,7 @@ spaces = Registry(
         "shufflenet": "hwnas.spaces.shufflenet:ShuffleNet",
         "nasbench201": "hwnas.spaces.nasbench201:NASBench201",
         "hurricane": "hwnas.spaces.hurricane:Hurricane",
+        "fbnetv2": "hwnas.spaces.fbnetv2:FBNetV2",
     },
 )
 
