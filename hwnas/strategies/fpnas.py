@@ -9,9 +9,10 @@ budget. With the likelihoods of the K draws, and their excess over the budget C,
 PARSEC draws a fixed number from a distribution that is joint within each layer. FP-NAS draws ``K = rate * entropy``,
 so ever fewer, and begins with a fully factorised distribution, which it multiplies out into the joint one later.
 
-Ours, where the papers' formulas would not work as they stand: log-likelihoods are divided by the spread of all scores
-so far and a temperature (a softmax over sums of hundreds of images is one-hot); 1/K is subtracted from both weights,
-which leaves the expectation and takes out most of the noise; K stays above 1, where the update would carry no signal.
+Ours, where the papers' formulas would not work as they stand: log-likelihoods are divided by the spread of scores
+within steps and a temperature (a softmax over sums of hundreds of images is one-hot); 1/K is subtracted from both
+weights, which leaves the expectation and takes out most of the noise; K stays above 1, where the update would carry no
+signal.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Parsec(Strategy):
     learning_rate
         Of Adam (decay rates 0.9 and 0.999) on the logits.
     temperature
-        By how many spreads of the scores two draws differ when their weights differ by a factor e.
+        By how many spreads of the scores within a step two draws differ when their weights differ by a factor e.
     beta
         Weight of the budget against the score.
     expected
@@ -112,6 +113,7 @@ class Parsec(Strategy):
     repeats: ClassVar[bool] = True
     thorough: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
+    shares_weights: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -135,10 +137,15 @@ class Parsec(Strategy):
         self.distribution = self._first_distribution()
         self._moments = np.zeros((2, self.distribution.size))
         self._updates = 0  # since the moments began
-        self._scores = [0.0, 0.0, 0.0]  # number, mean and summed squared deviations of all scores so far
+        self._spread = [0.0, 0.0]  # squared deviations of scores from the mean of their step, and degrees of freedom
         self._steps: list[_Step] = []
         #: One record a finished step: draws, entropy, effective sample size, share within the budget, mean score.
         self.trace: list[dict[str, float]] = []
+
+    @property
+    def planned(self) -> int:
+        """32 likely architectures, once the weights are trained by the draws."""
+        return 32
 
     def _first_distribution(self) -> ArchitectureDistribution:
         return ArchitectureDistribution(self.space.radices, self.space.layers)
@@ -161,13 +168,27 @@ class Parsec(Strategy):
         mode = self.distribution.mode()
         if self.sampler.contains([mode])[0]:
             return mode
+        found = self._likely(1)
+        if found:
+            return found[0]
+        return None if self.best is None else self.best.architecture
+
+    def candidates(self, count: int) -> list[Architecture]:
+        """The `recommendation`, then other feasible ones, the most probable of 4,096 draws first."""
+        first = self.recommendation
+        found = [] if first is None else [first]
+        return [*found, *(a for a in self._likely(count) if a != first)][:count]
+
+    def _likely(self, count: int) -> list[Architecture]:
+        """The most probable ones of feasible draws that follow the marginals."""
         rng = np.random.default_rng([self.seed, len(self.trace)])
         floor = [np.maximum(p, 1e-12) for p in self.distribution.marginals()]
         try:
-            rows = self.sampler.sample(DRAWS, rng, weights=floor)
+            rows = np.unique(self.sampler.sample(DRAWS, rng, weights=floor), axis=0)
         except InfeasibleError:
-            return None if self.best is None else self.best.architecture
-        return tuple(rows[int(self.distribution.log_prob(rows).argmax())].tolist())
+            return []
+        order = np.argsort(-self.distribution.log_prob(rows), kind="stable")[:count]
+        return [tuple(row) for row in rows[order].tolist()]
 
     # ------------------------------------------------------------------ steps
 
@@ -184,8 +205,6 @@ class Parsec(Strategy):
     def _observe(self, evaluation: Evaluation, asked: bool, usable: bool) -> None:
         if not asked:
             return
-        if not evaluation.failed:
-            self._count_score(evaluation.score)
         for step in self._steps:
             if evaluation.architecture in step.missing and step.asked(evaluation.architecture):
                 step.missing.remove(evaluation.architecture)
@@ -195,19 +214,14 @@ class Parsec(Strategy):
                     self._learn(step.told)
                 return
 
-    def _count_score(self, score: float) -> None:
-        """Welford's update of the scores' mean and spread."""
-        count, mean, squares = self._scores
-        change = score - mean
-        mean += change / (count + 1)
-        self._scores = [count + 1, mean, squares + change * (score - mean)]
-
     def _learn(self, told: list[tuple[Architecture, float]]) -> None:
         rows = np.array([architecture for architecture, _ in told])
         scores = np.array([score for _, score in told])
         known = np.isfinite(scores)
-        count, _, squares = self._scores
-        spread = math.sqrt(squares / count) if count else 0.0
+        if known.sum() > 1:
+            self._spread[0] += float(((scores[known] - scores[known].mean()) ** 2).sum())
+            self._spread[1] += int(known.sum()) - 1
+        spread = math.sqrt(self._spread[0] / self._spread[1]) if self._spread[1] else 0.0
         likelihoods = scores / max(self.temperature * spread, 1e-12)
         weights = importance(likelihoods)
         misses = excess(self.sampler.bounds, rows)
@@ -260,7 +274,7 @@ class Parsec(Strategy):
             "distribution": self.distribution.to_json(),
             "moments": self._moments.tolist(),
             "updates": self._updates,
-            "scores": self._scores,
+            "spread": self._spread,
             "steps": [step.to_json() for step in self._steps],
             "trace": self.trace,
         }
@@ -269,7 +283,7 @@ class Parsec(Strategy):
         self.distribution = ArchitectureDistribution.from_json(self.space.radices, state["distribution"])
         self._moments = np.array(state["moments"], dtype=np.float64)
         self._updates = int(state["updates"])
-        self._scores = [float(value) for value in state["scores"]]
+        self._spread = [float(value) for value in state["spread"]]
         self._steps = [_Step.from_json(self.space, step) for step in state["steps"]]
         self.trace = [dict(record) for record in state["trace"]]
         if self._moments.shape != (2, self.distribution.size):
@@ -356,8 +370,8 @@ class FpNas(Parsec):
         return count
 
     def _before_step(self) -> None:
-        total = self._total or self.planned
-        if self.coarse < 1 and self._drawn >= self.coarse * total and self.distribution.groups != self.space.layers:
+        share = self._drawn / (self._total or self.planned) if self._elapsed is None else self._elapsed
+        if self.coarse < 1 and share >= self.coarse and self.distribution.groups != self.space.layers:
             self.distribution = self.distribution.joined(self.space.layers)
             self._moments, self._updates = np.zeros((2, self.distribution.size)), 0
 
