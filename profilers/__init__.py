@@ -35,6 +35,8 @@ profilers = Registry(
         "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
+        "gpu-cuda": "hwnas.profilers.gpu_cuda:GpuCuda",
+        "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
     },
 )
