@@ -36,6 +36,7 @@ profilers = Registry(
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
         "gpu-cuda": "hwnas.profilers.gpu_cuda:GpuCuda",
+        "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
         "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
     },

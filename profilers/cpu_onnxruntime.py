@@ -55,10 +55,16 @@ class CpuOnnxRuntime(OnnxRuntimeProfiler):
         ModelError
             If onnxruntime refuses the model or its counters cannot be read.
         """
-        return self._divided(model, nodes, protocol, _kernel_times, lambda optimised, given: model_nodes(optimised))
+        return self._divided(
+            model,
+            nodes,
+            protocol,
+            lambda events, _, skip: _kernel_times(events, skip),
+            lambda optimised, _: model_nodes(optimised),
+        )
 
 
-def _kernel_times(events: list[dict[str, Any]], runs: int, skip: int) -> dict[str, float]:
+def _kernel_times(events: list[dict[str, Any]], skip: int) -> dict[str, float]:
     """Microseconds of each executed node: the mean of the middle half of its runs after the first `skip`."""
     durations: dict[str, list[float]] = {}
     for event in events:

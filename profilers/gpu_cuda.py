@@ -38,7 +38,10 @@ class GpuCuda(OnnxRuntimeProfiler):
         "make a virtual environment for it, because it replaces onnxruntime, and there: "
         "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
-    no_device = ("install CUDA and cuDNN with: pip install 'onnxruntime-gpu[cuda,cudnn]'", "CUDA failure")
+    no_device = (
+        "install CUDA and cuDNN with: pip install 'onnxruntime-gpu[cuda,cudnn]', and a driver new enough for them",
+        "CUDA driver version is insufficient",
+    )
     memory = "cuda"
 
     @classmethod
@@ -85,7 +88,8 @@ def faster(*ways: Runner, seconds: float = _TRIAL_S) -> Runner:
     """The way whose quickest of some calls is the quickest; each is tried for `seconds`, at least five times."""
 
     def quickest(runner: Runner) -> float:
-        times, start = [], time.perf_counter()
+        times: list[float] = []
+        start = time.perf_counter()
         while len(times) < 5 or time.perf_counter() - start < seconds:
             before = time.perf_counter()
             runner()

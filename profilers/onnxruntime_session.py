@@ -43,8 +43,8 @@ class OnnxRuntimeProfiler(RuntimeProfiler):
     install: ClassVar[str]
     #: What to do if it is there but finds no device, and what onnxruntime's error says then.
     no_device: ClassVar[tuple[str, str]] = ("", "")
-    #: Where inputs and outputs lie, as onnxruntime calls it.
-    memory: ClassVar[str] = "cpu"
+    #: Where inputs and outputs lie, as onnxruntime calls it; None for arrays of numpy.
+    memory: ClassVar[str | None] = None
 
     @classmethod
     def missing(cls) -> str | None:
@@ -142,7 +142,7 @@ class OnnxRuntimeProfiler(RuntimeProfiler):
                 reason = "which cannot be filled in; use a float or integer tensor"
                 raise ModelError(f"the input {port.name!r} is {port.type}, {reason}")
             array = random_input(_KINDS[port.type], shape, rng)
-            if self.memory == "cpu":
+            if self.memory is None:
                 kept.append(array)
                 binding.bind_cpu_input(port.name, array)
             else:
@@ -150,7 +150,7 @@ class OnnxRuntimeProfiler(RuntimeProfiler):
                 binding.bind_ortvalue_input(port.name, kept[-1])
         for index, port in enumerate(session.get_outputs()):
             if outputs is None:
-                binding.bind_output(port.name, self.memory)
+                binding.bind_output(port.name, self.memory or "cpu")
             else:
                 kept.append(outputs[index])
                 binding.bind_ortvalue_output(port.name, outputs[index])

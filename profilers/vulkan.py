@@ -1,4 +1,4 @@
-"""The adapters that Vulkan offers, asked of the system's loader itself: onnxruntime names neither its adapter nor the kind.
+"""The adapters that Vulkan offers, asked of its loader itself: onnxruntime does not say which one it takes.
 
 A driver that computes on the CPU (SwiftShader, llvmpipe) says so in its properties, whatever its name.
 """
