@@ -63,14 +63,15 @@ class OnnxRuntimeProfiler(RuntimeProfiler):
 
     def runtime_version(self) -> str:
         """The installed version, with the distribution's name if it is another build than plain onnxruntime."""
+        import onnxruntime
+
         for distribution in _DISTRIBUTIONS:
             try:
                 found = version(distribution)
             except PackageNotFoundError:
                 continue
-            return found if distribution == "onnxruntime" else f"{found} ({distribution})"
-        import onnxruntime
-
+            if found == onnxruntime.__version__:
+                return found if distribution == "onnxruntime" else f"{found} ({distribution})"
         return str(onnxruntime.__version__)
 
     # ------------------------------------------------------------------ running
