@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any
@@ -58,18 +59,22 @@ class GpuCuda(OnnxRuntimeProfiler):
         return cuda_device() or "no NVIDIA GPU"
 
     def load(self, data: bytes) -> Runner:
-        _preload()
-        options = {"use_tf32": "1" if self.precision == "tf32" else "0"}
-        session = self._session(data, options)
+        session = self._session(data)
         binding, kept = self._bound(session)
         plain = self._runner(session, binding, kept)
         try:
             # a graph needs its tensors at fixed places: those that the run before has made
-            recorded = self._session(data, {**options, "enable_cuda_graph": "1"})
+            recorded = self._session(data, {"enable_cuda_graph": "1"})
             graph = self._runner(recorded, *self._bound(recorded, binding.get_outputs()))
         except ModelError:  # it cannot be recorded: a node on the CPU, say, or control flow
             return plain
         return faster(plain, graph)
+
+    def _session(self, data: bytes, provider_options: Mapping[str, str] | None = None, **settings: Any) -> Any:
+        if self.missing() is None:
+            _preload()
+        options = {"use_tf32": "1" if self.precision == "tf32" else "0", **(provider_options or {})}
+        return super()._session(data, options, **settings)
 
     def _runner(self, session: Any, binding: Any, kept: list[Any]) -> Runner:
         def run(session: Any = session, binding: Any = binding, kept: Any = kept) -> None:  # noqa: ARG001

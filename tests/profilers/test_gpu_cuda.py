@@ -6,11 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 
 from hwnas.profilers import Profiler, get_profiler, list_profilers
 from hwnas.profilers.gpu_cuda import GpuCuda, cuda_device, faster
+from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler
 from hwnas.profilers.reference import anchor_model
 from hwnas.profilers.testing import check_profiler
 from hwnas.spaces import ConfigError, DeviceUnavailable, ModelError
@@ -29,20 +31,6 @@ class OnCpu(GpuCuda):
         return None
 
 
-class Recorder(OnCpu):
-    """Notes the options of its sessions, and can refuse to record a graph."""
-
-    def __init__(self, records: bool, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.records, self.asked = records, list[dict[str, str]]()
-
-    def _session(self, data: bytes, provider_options: Mapping[str, str] | None = None, **settings: Any) -> Any:
-        self.asked.append(dict(provider_options or {}))
-        if not self.records and "enable_cuda_graph" in self.asked[-1]:
-            raise ModelError("a node is on the CPU")
-        return super()._session(data, provider_options, **settings)
-
-
 def test_the_steps_of_loading_and_timing_keep_the_rules() -> None:
     check_profiler(OnCpu())
     check_profiler(OnCpu(batch=4, precision="tf32"))
@@ -50,10 +38,25 @@ def test_the_steps_of_loading_and_timing_keep_the_rules() -> None:
 
 @pytest.mark.parametrize("records", [True, False])
 @pytest.mark.parametrize(("precision", "tf32"), [("float32", "0"), ("tf32", "1")])
-def test_graphs_are_tried_and_tf32_is_asked_for(records: bool, precision: str, tf32: str) -> None:
-    profiler = Recorder(records, precision=precision)
+def test_graphs_are_tried_and_tf32_is_set(
+    records: bool, precision: str, tf32: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+    plain = OnnxRuntimeProfiler._session
+
+    def session(self: OnCpu, data: bytes, options: Mapping[str, str] | None = None, **settings: Any) -> Any:
+        asked.append(dict(options or {}))
+        if not records and "enable_cuda_graph" in asked[-1]:
+            raise ModelError("a node is on the CPU")
+        return plain(self, data, options, **settings)
+
+    monkeypatch.setattr(OnnxRuntimeProfiler, "_session", session)
+    profiler = OnCpu(precision=precision)
     profiler.open(anchor_model())()
-    assert profiler.asked == [{"use_tf32": tf32}, {"use_tf32": tf32, "enable_cuda_graph": "1"}]
+    assert asked == [{"use_tf32": tf32}, {"use_tf32": tf32, "enable_cuda_graph": "1"}]
+    (result,) = profiler.outputs(anchor_model(), {"input": np.ones((1, 32, 28, 28), np.float32)})
+    assert result.shape == (1, 32, 28, 28)
+    assert asked[2:] == [{"use_tf32": tf32}]
 
 
 def test_the_faster_way_is_kept() -> None:
