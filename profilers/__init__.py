@@ -35,7 +35,10 @@ profilers = Registry(
         "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
+        "gpu-cuda": "hwnas.profilers.gpu_cuda:GpuCuda",
         "gpu-openvino": "hwnas.profilers.gpu_openvino:GpuOpenVino",
+        "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
+        "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
     },
 )

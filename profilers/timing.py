@@ -15,7 +15,8 @@ from hwnas.spaces.errors import ConfigError
 
 __all__ = ["Runner", "choose_cores", "pinned", "time_pass"]
 
-#: One inference per call; returns when its result is complete.
+#: One inference per call; returns when its result is complete. If it has a method ``device_ms``, that is asked instead
+#: of the clock: it runs so many inferences and returns the milliseconds that the device itself counted for each.
 Runner = Callable[[], object]
 
 
@@ -120,6 +121,7 @@ def time_pass(
     clock, cpu_clock = time.perf_counter, time.thread_time
     switches = _switch_counter(threads)
     watch = on_cpu and _sees_off_cpu(threads)
+    device_ms: Callable[[int], float] | None = getattr(runner, "device_ms", None)
     calls, shortest, start = 0, float("inf"), clock()
     while calls < 2 or clock() - start < protocol.warmup_s:
         before = clock()
@@ -139,6 +141,9 @@ def time_pass(
                 elapsed >= protocol.max_pass_s and count >= 3
             ):
                 break
+            if device_ms is not None:
+                clean.append(device_ms(inner))
+                continue
             switches_before, cpu_before, begin = switches(), cpu_clock(), clock()
             for _ in range(inner):
                 runner()
