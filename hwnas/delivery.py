@@ -51,7 +51,7 @@ def check_devices(limits: ConstraintSet, tables: str | None) -> None:
     for device in devices_of(limits):
         if device.startswith(RECORDED):
             continue
-        profiler = get_profiler(device)
+        profiler = get_profiler(device, tables=tables)
         precisions.add(profiler.file_precision)
         differences = find_table(device, tables).device.differences(profiler.device_record())
         if differences:
@@ -78,7 +78,8 @@ def deliver(run: Run, plan: Plan, ranked: Sequence[Evaluation], teacher: Any, pr
     InfeasibleError
         If none of the allowed number of finalists fits as measured.
     """
-    profilers = {device: get_profiler(device) for device in devices_of(plan.limits) if not device.startswith(RECORDED)}
+    measured = [device for device in devices_of(plan.limits) if not device.startswith(RECORDED)]
+    profilers = {device: get_profiler(device, tables=plan.settings.tables) for device in measured}
     tried = {tuple(entry["architecture"]): entry for entry in run.finalists()}
     for entry in tried.values():
         if entry["fits"]:  # the run was stopped between this finalist's line and best.json

@@ -15,7 +15,8 @@ from hwnas.spaces.errors import ConfigError
 
 __all__ = ["Runner", "choose_cores", "pinned", "time_pass"]
 
-#: One inference per call; returns when its result is complete.
+#: One inference per call; returns when its result is complete. A runner whose device has a clock of its own may have a
+#: method ``seconds(calls) -> float``: what so many inferences took by that clock, which then counts instead of ours.
 Runner = Callable[[], object]
 
 
@@ -120,11 +121,12 @@ def time_pass(
     clock, cpu_clock = time.perf_counter, time.thread_time
     switches = _switch_counter(threads)
     watch = on_cpu and _sees_off_cpu(threads)
+    own_clock: Callable[[int], float] | None = getattr(runner, "seconds", None)
     calls, shortest, start = 0, float("inf"), clock()
     while calls < 2 or clock() - start < protocol.warmup_s:
         before = clock()
-        runner()
-        shortest = min(shortest, clock() - before)
+        told = own_clock(1) if own_clock else runner()
+        shortest = min(shortest, told if own_clock else clock() - before)
         calls += 1
     inner = max(1, round(protocol.sample_s / max(shortest, 1e-9)))
     clean: list[float] = []
@@ -140,10 +142,13 @@ def time_pass(
             ):
                 break
             switches_before, cpu_before, begin = switches(), cpu_clock(), clock()
-            for _ in range(inner):
-                runner()
+            if own_clock:
+                told = own_clock(inner)
+            else:
+                for _ in range(inner):
+                    runner()
             end, cpu_after, switches_after = clock(), cpu_clock(), switches()
-            wall = end - begin
+            wall = told if own_clock else end - begin
             off_cpu = watch and wall - (cpu_after - cpu_before) > protocol.max_off_cpu * wall
             disturbed = on_cpu and switches_after > switches_before
             (dropped if off_cpu or disturbed else clean).append(wall / inner * 1e3)
