@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class CpuTvmRpc(RuntimeProfiler):
         return None
 
     def runtime_version(self) -> str:
-        return CpuTvm.runtime_version(self)  # type: ignore[arg-type]
+        return version("apache-tvm")
 
     def hardware(self) -> str:
         """The board's CPU as TVM there knows it, else as the target names it; and its architecture."""
@@ -92,7 +93,7 @@ class CpuTvmRpc(RuntimeProfiler):
     def _runner(self, data: bytes, file: Path) -> Runner:
         tvm, board = load_tvm(), _connect(*_address())
         try:
-            board.upload(str(file))
+            board.upload(bytearray(file.read_bytes()), target=file.name)
             there = board.cpu(0)
             machine = tvm.relax.VirtualMachine(board.load_module(file.name), there)
             board.remove(file.name)  # it is open; boards have little room

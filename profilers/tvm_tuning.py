@@ -425,7 +425,7 @@ class _Search:
             mod=kernel.module,
             target=self.target,
             # the rules for any CPU: those for its matrix instructions are of integers, and the code is float32
-            space_generator=ms.space_generator.PostOrderApply("llvm", "llvm", "llvm"),
+            space_generator=ms.space_generator.PostOrderApply(sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"),
             search_strategy=ms.search_strategy.EvolutionarySearch(population_size=min(512, BREED * trials)),
             task_name=kernel.name,
             logger=self.logger,

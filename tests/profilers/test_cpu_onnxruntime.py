@@ -214,7 +214,7 @@ def test_plug_ins_are_listed_even_if_they_cannot_be_loaded(monkeypatch: pytest.M
     }
     monkeypatch.setattr(profilers, "_plugins", lambda: points)
     listed = {info.name: info for info in list_profilers()}
-    assert list(listed)[:4] == ["cpu-onnxruntime", "cpu-openvino", "cpu-tvm", "recorded"]
+    assert list(listed)[:5] == ["cpu-onnxruntime", "cpu-openvino", "cpu-tvm", "cpu-tvm-rpc", "recorded"]
     assert listed["cpu-mine"].available
     assert "no licence" in listed["npu-broken"].state
     assert get_profiler("cpu-mine.int8").key == "cpu-mine.int8"
