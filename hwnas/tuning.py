@@ -140,7 +140,7 @@ def tune(
 
 def _models(
     space: str | None, model: str | Path | None, data: str | None, data_root: str | None
-) -> list[Callable[[], bytes]]:
+) -> Sequence[Callable[[], bytes]]:
     """The model, or the blocks of the space and a few whole networks with all of them: blocks fuse at their seams."""
     from hwnas.profilers.campaign import network_model
     from hwnas.profilers.coverage import covering_networks

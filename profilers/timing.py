@@ -125,8 +125,11 @@ def time_pass(
     calls, shortest, start = 0, float("inf"), clock()
     while calls < 2 or clock() - start < protocol.warmup_s:
         before = clock()
-        told = own_clock(1) if own_clock else runner()
-        shortest = min(shortest, told if own_clock else clock() - before)
+        if own_clock:
+            shortest = min(shortest, own_clock(1))
+        else:
+            runner()
+            shortest = min(shortest, clock() - before)
         calls += 1
     inner = max(1, round(protocol.sample_s / max(shortest, 1e-9)))
     clean: list[float] = []
@@ -142,13 +145,11 @@ def time_pass(
             ):
                 break
             switches_before, cpu_before, begin = switches(), cpu_clock(), clock()
-            if own_clock:
-                told = own_clock(inner)
-            else:
-                for _ in range(inner):
-                    runner()
+            told = own_clock(inner) if own_clock else None
+            for _ in range(0 if own_clock else inner):
+                runner()
             end, cpu_after, switches_after = clock(), cpu_clock(), switches()
-            wall = told if own_clock else end - begin
+            wall = end - begin if told is None else told
             off_cpu = watch and wall - (cpu_after - cpu_before) > protocol.max_off_cpu * wall
             disturbed = on_cpu and switches_after > switches_before
             (dropped if off_cpu or disturbed else clean).append(wall / inner * 1e3)

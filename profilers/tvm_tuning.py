@@ -410,7 +410,7 @@ class _Search:
 
         found: list[str | None] = []
 
-        @tvm.ir.utils.derived_object  # type: ignore[untyped-decorator]
+        @tvm.ir.utils.derived_object
         class Watch(ms.measure_callback.PyMeasureCallback):  # type: ignore[misc]
             """Counts trials, and ends the search when the time is up."""
 
