@@ -407,6 +407,8 @@ class _Search:
         """Trials done, those that gave a time, and the error of one that did not."""
         tvm = load_tvm()
         from tvm.s_tir import meta_schedule as ms
+        from tvm.s_tir.meta_schedule.logging import get_logging_func
+        from tvm_ffi import get_global_func
 
         found: list[str | None] = []
 
@@ -421,17 +423,20 @@ class _Search:
                 if self.late and len(found) < trials:
                     raise TimeoutError("the time for tuning is up")
 
-        context = ms.TuneContext(
-            mod=kernel.module,
-            target=self.target,
-            # the rules for any CPU: those for its matrix instructions are of integers, and the code is float32
-            space_generator=ms.space_generator.PostOrderApply(sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"),
-            search_strategy=ms.search_strategy.EvolutionarySearch(population_size=min(512, BREED * trials)),
-            task_name=kernel.name,
-            logger=self.logger,
-            rand_state=1 + seed,
-            num_threads=1,
+        # not by the class's constructor: it first reads the intrinsics of every device, which takes up to a minute,
+        # and float32 on a CPU needs none
+        context = get_global_func("s_tir.meta_schedule.TuneContext")(
+            kernel.module,
+            self.target,
+            # the rules for any CPU, for the same reason
+            ms.space_generator.PostOrderApply(sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"),
+            ms.search_strategy.EvolutionarySearch(population_size=min(512, BREED * trials)),
+            kernel.name,
+            1,  # thread
+            1 + seed,
+            get_logging_func(self.logger),
         )
+        get_global_func("s_tir.meta_schedule.TuneContextInitialize")(context)
         callbacks = ms.measure_callback
         error = ""
         try:
