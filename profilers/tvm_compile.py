@@ -15,7 +15,7 @@ from typing import Any
 from hwnas.profilers.model_io import first_line, load_model, with_batch
 from hwnas.spaces.errors import ConfigError, ModelError
 
-__all__ = ["build", "cross_compile", "fixed_sizes", "load_tvm", "local_target", "lowered", "make_target"]
+__all__ = ["build", "cross_compile", "find_linker", "fixed_sizes", "load_tvm", "local_target", "lowered", "make_target"]
 
 
 def load_tvm() -> Any:

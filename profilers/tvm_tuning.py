@@ -300,7 +300,7 @@ def _here() -> dict[str, Any]:
     return {"tvm": version("apache-tvm"), "target": str(local_target()), **machine}
 
 
-def compile_trial(module: Any, target: Any, _parameters: Any) -> Any:
+def _compile_trial(module: Any, target: Any, _parameters: Any) -> Any:
     """Build one trial, in a worker; TVM's own function first reads intrinsics of every device, which takes long."""
     from tvm.driver import build
 
@@ -390,7 +390,10 @@ class _Search:
         load_tvm()
         from tvm.s_tir import meta_schedule as ms
         from tvm.support.cc import get_cc
+        from tvm_ffi import register_error
 
+        # else TVM would turn it into an error of its own on the way through its callbacks
+        register_error("KeyboardInterrupt", KeyboardInterrupt)
         if get_cc() is None:
             raise DeviceUnavailable("tuning links its trials with a C++ compiler, and there is none; install g++")
         self.records, self.deadline, self.late = records, deadline, False
@@ -398,7 +401,7 @@ class _Search:
         self.logger = logging.getLogger("hwnas.tuning")
         self.logger.setLevel(logging.CRITICAL)
         logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.CRITICAL)
-        self.builder = ms.builder.LocalBuilder(max_workers=1, timeout_sec=120.0, f_build=compile_trial)
+        self.builder = ms.builder.LocalBuilder(max_workers=1, timeout_sec=120.0, f_build=_compile_trial)
         settings = ms.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10)
         self.runner = ms.runner.LocalRunner(evaluator_config=settings, timeout_sec=120.0)
         self.cost_model = ms.cost_model.CostModel.create("xgb", num_tuning_cores=1, tree_method="auto")
@@ -458,8 +461,6 @@ class _Search:
                 ],
             )
         except Exception as caught:  # TVM's errors have no common base, and it makes its own of those of callbacks
-            if "KeyboardInterrupt" in repr(caught):
-                raise KeyboardInterrupt from caught
             if not self.late:
                 error = first_line(caught)
         error = error or next((message.strip().splitlines()[-1] for message in found if message), "")
