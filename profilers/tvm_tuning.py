@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -307,6 +309,11 @@ def _compile_trial(module: Any, target: Any, _parameters: Any) -> Any:
     return build(module, target=target)
 
 
+def _ignore_interrupts() -> None:
+    """In a worker: Ctrl-C reaches it, too, and would count as a failed trial."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def tune_kernels(
     records: TuningRecords,
     kernels: Sequence[Kernel],
@@ -348,19 +355,16 @@ def tune_kernels(
     if not lacking or late:
         return Tuning(len(kernels), len(kernels) - len(lacking), 0, len(lacking), (), 0)
     tried, worked = records.counts()
-    total = sum(max(0, records.trials - tried[kernel.key]) for kernel in lacking)
-    tuned, trials, failed, error = 0, 0, [], ""
+    # where nothing worked, something was wrong with the machine, or is with the kernel: once more
+    lefts = [records.trials - (tried[kernel.key] if worked[kernel.key] else 0) for kernel in lacking]
+    total, tuned, trials, error = sum(max(0, left) for left in lefts), 0, 0, ""
+    failed: list[Kernel] = []
     with pinned(cores):
         search = _Search(records, threads, deadline)
-        for kernel in lacking:
-            left = records.trials - tried[kernel.key]
+        for number, (kernel, left) in enumerate(zip(lacking, lefts, strict=True)):
+            text = f"{kernel.name}, {len(lacking) - number} to go"
 
-            def report(
-                done: int,
-                before: int = trials,
-                total: int = total,
-                text: str = f"{kernel.name}, {len(lacking) - tuned} to go",
-            ) -> None:
+            def report(done: int, before: int = trials, total: int = total, text: str = text) -> None:
                 if progress is not None:
                     progress(before + done, total, text)
 
@@ -371,16 +375,21 @@ def tune_kernels(
             error = message or error
             if search.late and done < left:
                 break
-            records.finish(kernel, worked[kernel.key])
-            tuned += 1
-            if not worked[kernel.key]:
-                failed.append(kernel.name)
+            if worked[kernel.key]:
+                records.finish(kernel, worked[kernel.key])
+                tuned += 1
+            else:
+                failed.append(kernel)
             total -= max(0, left - done)  # the search ran out of schedules to try
             if search.late:
                 break
-    if failed and trials and len(failed) == tuned:
-        raise ConfigError(f"no trial of the kernel {failed[0]} worked: {error or 'unknown'}; see the page of cpu-tvm")
-    return Tuning(len(kernels), len(kernels) - len(lacking), tuned, len(lacking) - tuned, tuple(failed), trials)
+    if failed and not tuned:
+        raise ConfigError(f"no trial of the kernel {failed[0].name} worked: {error or 'no schedule fits it'}")
+    for kernel in failed:  # others worked, so it is not the machine
+        records.finish(kernel, 0)
+    tuned += len(failed)
+    names = tuple(kernel.name for kernel in failed)
+    return Tuning(len(kernels), len(kernels) - len(lacking), tuned, len(lacking) - tuned, names, trials)
 
 
 class _Search:
@@ -390,20 +399,22 @@ class _Search:
         load_tvm()
         from tvm.s_tir import meta_schedule as ms
         from tvm.support.cc import get_cc
-        from tvm_ffi import register_error
 
-        # else TVM would turn it into an error of its own on the way through its callbacks
-        register_error("KeyboardInterrupt", KeyboardInterrupt)
         if get_cc() is None:
             raise DeviceUnavailable("tuning links its trials with a C++ compiler, and there is none; install g++")
-        self.records, self.deadline, self.late = records, deadline, False
+        self.records, self.deadline = records, deadline
+        self.late = self.interrupted = False
         self.target = local_target(threads)
         self.logger = logging.getLogger("hwnas.tuning")
         self.logger.setLevel(logging.CRITICAL)
         logging.getLogger("tvm.s_tir.meta_schedule").setLevel(logging.CRITICAL)
-        self.builder = ms.builder.LocalBuilder(max_workers=1, timeout_sec=120.0, f_build=_compile_trial)
+        self.builder = ms.builder.LocalBuilder(
+            max_workers=1, timeout_sec=120.0, f_build=_compile_trial, initializer=_ignore_interrupts
+        )
         settings = ms.runner.EvaluatorConfig(number=1, repeat=3, min_repeat_ms=10)
-        self.runner = ms.runner.LocalRunner(evaluator_config=settings, timeout_sec=120.0)
+        self.runner = ms.runner.LocalRunner(
+            evaluator_config=settings, timeout_sec=120.0, initializer=_ignore_interrupts
+        )
         self.cost_model = ms.cost_model.CostModel.create("xgb", num_tuning_cores=1, tree_method="auto")
 
     def run(self, kernel: Kernel, trials: int, seed: int, report: Callable[[int], None]) -> tuple[int, int, str]:
@@ -423,7 +434,7 @@ class _Search:
                 found.extend(None if result.error_msg is None else str(result.error_msg) for result in results)
                 report(len(found))
                 self.late = self.deadline is not None and time.monotonic() >= self.deadline
-                if self.late and len(found) < trials:
+                if (self.late and len(found) < trials) or self.interrupted:
                     raise TimeoutError("the time for tuning is up")
 
         # not by the class's constructor: it first reads the intrinsics of every device, which takes up to a minute,
@@ -443,25 +454,45 @@ class _Search:
         callbacks = ms.measure_callback
         error = ""
         try:
-            ms.tune_tasks(
-                tasks=[context],
-                task_weights=[1.0],
-                work_dir=str(self.records.folder),
-                max_trials_global=trials,
-                num_trials_per_iter=min(BATCH, trials),
-                builder=self.builder,
-                runner=self.runner,
-                database=self.records.database,
-                cost_model=self.cost_model,
-                measure_callbacks=[
-                    callbacks.AddToDatabase(),
-                    callbacks.RemoveBuildArtifact(),
-                    callbacks.UpdateCostModel(),
-                    Watch(),
-                ],
-            )
+            with self._interrupts_wait():
+                ms.tune_tasks(
+                    tasks=[context],
+                    task_weights=[1.0],
+                    work_dir=str(self.records.folder),
+                    max_trials_global=trials,
+                    num_trials_per_iter=min(BATCH, trials),
+                    builder=self.builder,
+                    runner=self.runner,
+                    database=self.records.database,
+                    cost_model=self.cost_model,
+                    measure_callbacks=[
+                        callbacks.AddToDatabase(),
+                        callbacks.RemoveBuildArtifact(),
+                        callbacks.UpdateCostModel(),
+                        Watch(),
+                    ],
+                )
         except Exception as caught:  # TVM's errors have no common base, and it makes its own of those of callbacks
-            if not self.late:
+            if not (self.late or self.interrupted):
                 error = first_line(caught)
+        if self.interrupted:
+            raise KeyboardInterrupt
         error = error or next((message.strip().splitlines()[-1] for message in found if message), "")
         return len(found), sum(message is None for message in found), error
+
+    @contextmanager
+    def _interrupts_wait(self) -> Iterator[None]:
+        """Let Ctrl-C end the search after its batch, and a second one at once: TVM crashes when one comes within."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(_number: int, _frame: Any) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

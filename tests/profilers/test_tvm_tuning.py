@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import hwnas
 from hwnas.cli.app import app
 from hwnas.latency_tables import LatencyTable
-from hwnas.profilers import get_profiler
+from hwnas.profilers import get_profiler, tvm_tuning
 from hwnas.profilers.cpu_tvm import CpuTvm, inputs_of
 from hwnas.profilers.testing import QUICK, check_profiler
 from hwnas.profilers.tvm_compile import load_tvm, local_target
@@ -147,6 +147,24 @@ def test_records_of_elsewhere_are_refused(tmp_path: Path) -> None:
     (table / "tuning" / "database_tuning_record.json").write_text("[rubbish\n")
     with pytest.raises(TableError, match=r"the records in .* are damaged"):
         _ = TuningRecords.load(table).database
+
+
+def test_a_machine_that_cannot_build_trials_is_no_kernel_that_cannot_be_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = NetworkBuilder((1, 4, 4, 4))
+    file = tmp_path / "one.onnx"
+    file.write_bytes(net.graph(net.conv("input", 4, 1, 1)).to_onnx().SerializeToString())
+
+    def broken(_module: Any, _target: Any, _parameters: Any) -> Any:
+        raise OSError("no room on the disk")
+
+    monkeypatch.setattr(tvm_tuning, "_compile_trial", broken)
+    with pytest.raises(ConfigError, match=r"no trial of the kernel .* no room"):
+        hwnas.tune(model=file, trials=1, tables=str(tmp_path))
+    monkeypatch.undo()
+    found = hwnas.tune(model=file, trials=1, tables=str(tmp_path))
+    assert (found.tuned, found.failed, found.trials) == (1, (), 1)
 
 
 def test_mistakes(tmp_path: Path) -> None:
