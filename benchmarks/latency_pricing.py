@@ -3,11 +3,13 @@
 For each space, one profiling run measures every block alone and inside whole networks, and random
 whole networks end to end. Some of these, drawn at random, fit the correction, the others judge it; the
 same with the earlier ones fitting and the later ones judging shows what drift adds. What `hwnas` does
-by default is also averaged over 20 random splits. Some of the judges are then measured once more, which
-is the floor: how well the machine predicts itself. Results are appended to
-``benchmarks/results/latency_pricing.csv``.
+by default is also averaged over 20 random splits. The kind of rows that takes longer to measure is also judged
+"at equal time": with as many networks fewer in its correction as the difference would have measured. Some
+of the judges are then measured once more, which is the floor: how well the machine predicts itself. Results
+are appended to ``benchmarks/results/latency_pricing.csv``; the table stays, and can be shipped.
 
-    python benchmarks/latency_pricing.py --spaces mobilenet shufflenet nasbench201 --networks 120
+    python benchmarks/latency_pricing.py --spaces mobilenet shufflenet nasbench201 --tables TABLES
+    python benchmarks/latency_pricing.py --device cpu-openvino.int8 --tables TABLES
 """
 
 from __future__ import annotations
@@ -19,13 +21,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from onnx import ModelProto
 from record import append_rows
 
 from hwnas.latency_tables import LatencyTable, NetworkRow
 from hwnas.pricing import LatencyModel
-from hwnas.profilers import Protocol, get_profiler, profile_space
+from hwnas.profilers import Profiler, Protocol, get_profiler, profile_space
 from hwnas.profilers.campaign import network_model
-from hwnas.spaces import SearchSpace, get_space
+from hwnas.quantize import preparation
+from hwnas.spaces import Architecture, SearchSpace, get_space
+
+#: A longer gap in the record is a run that was stopped, not a measurement.
+PAUSE_S = 60.0
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -45,22 +52,49 @@ def scores(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     }
 
 
+def contexts_of(profiler: Profiler) -> tuple[str, ...]:
+    """The kinds of rows that a device can give."""
+    counts = type(profiler).kernel_shares is not Profiler.kernel_shares
+    return ("isolated", "network") if counts else ("isolated",)
+
+
+def spent(table: LatencyTable, space: SearchSpace) -> dict[str, float]:
+    """Seconds that each kind of row and the random networks took, from the record; so a killed run may go on."""
+    blocks = {f"{block.signature} isolated" for block in space.catalog}
+    observed = {f"{space.spec} {e['architecture']}" for e in table.records("shares") if e["space"] == space.spec}
+    found = {"networks": 0.0}
+    before: datetime.datetime | None = None
+    for entry in table.records():
+        at = datetime.datetime.fromisoformat(entry["at"])
+        name = str(entry.get("model"))
+        if name in blocks:
+            kind = "isolated"
+        elif entry["kind"] == "shares" or name in observed:
+            kind = "network"
+        else:
+            kind = "networks"
+        gap = 0.0 if before is None else (at - before).total_seconds()
+        if gap < PAUSE_S and (kind != "networks" or name.startswith(space.spec)):
+            found[kind] = found.get(kind, 0.0) + gap
+        before = at
+    return found
+
+
 def evaluate(
-    name: str, device: str, root: Path, networks: int, fitted: int, floor: int, cover: int
+    name: str, device: str, root: Path, networks: int, fitted: int, floor: int, cover: int, protocol: Protocol
 ) -> list[dict[str, object]]:
     """Profile one space and judge every way of pricing it."""
     space = get_space(name)
     profiler = get_profiler(device)
-    protocol = Protocol()
     table = LatencyTable.create(root / profiler.key, profiler.device_record(protocol))
+    prepare = preparation(profiler.file_precision)
     start = time.monotonic()
-    seconds: dict[str, float] = {}
-    for context in ("isolated", "network"):
-        begun = time.monotonic()
-        profile_space(space, profiler, table, contexts=(context,), cover=cover, protocol=protocol)
-        seconds[context] = time.monotonic() - begun
-    profile_space(space, profiler, table, contexts=("isolated",), networks=networks, protocol=protocol)
+    for context in contexts_of(profiler):
+        profile_space(space, profiler, table, contexts=(context,), cover=cover, protocol=protocol, prepare=prepare)
+    profile_space(space, profiler, table, contexts=("isolated",), networks=networks, protocol=protocol, prepare=prepare)
     rows = [row for row in table.networks if row.space == space.spec]
+    seconds = spent(table, space)
+    seconds["one network"] = seconds.pop("networks") / len(rows)
     found: list[dict[str, object]] = []
     mixed = [rows[index] for index in np.random.default_rng(0).permutation(len(rows))]
     for split, order in (("random", mixed), ("later networks judge earlier ones", rows)):
@@ -69,12 +103,16 @@ def evaluate(
     judge = mixed[fitted:][:floor]
     if not judge:
         return found
-    sources = {row.architecture: partial(network_model, space, row.architecture) for row in judge}
+
+    def source(architecture: Architecture) -> ModelProto:
+        model = network_model(space, architecture)
+        return model if prepare is None else prepare(model)
+
+    sources = {row.architecture: partial(source, row.architecture) for row in judge}
     second = dict(profiler.measure_many(sources, protocol.for_networks()))
     repeated = np.array([second[row.architecture].median_ms for row in judge])
-
     found.append(result_row(space, table, "measured again (the floor)", "random", repeated, judge, 0, 0.0))
-    print(f"{name}: {time.monotonic() - start:.0f} s")
+    print(f"{profiler.key} {name}: {time.monotonic() - start:.0f} s")
     return found
 
 
@@ -91,10 +129,11 @@ def result_row(
 ) -> dict[str, object]:
     """One line of the results."""
     measured = np.array([row.median_ms for row in judge])
+    precision = "" if table.device.precision == "float32" else f" {table.device.precision}"
     return {
         "date": datetime.date.today().isoformat(),
         "hardware": table.device.name,
-        "runtime": f"{table.device.runtime} {table.device.runtime_version}",
+        "runtime": f"{table.device.runtime} {table.device.runtime_version}{precision}",
         "space": space.spec,
         "pricing": pricing,
         "split": split,
@@ -145,7 +184,8 @@ def judge_prices(
     def add(what: str, predicted: np.ndarray, took: float, coverage: float | None = None) -> None:
         found.append(result_row(space, table, what, split, predicted, judge, len(fit), took, coverage))
 
-    for context in ("isolated", "network"):
+    kinds = [kind for kind in ("isolated", "network") if kind in seconds]
+    for context in kinds:
         plain = LatencyModel.from_table(space, table, context, networks=[])
         add(f"{context}: sum", space.price(architectures, plain.block_ms), seconds[context])
         for refine in (False, True):
@@ -154,6 +194,13 @@ def judge_prices(
             coverage = float(((low <= measured) & (measured <= high)).mean())
             kind = "line and rows refined" if refine else "line"
             add(f"{context}: {kind}", model.predict(architectures), seconds[context], coverage)
+    if len(kinds) == 2 and seconds["one network"] > 0:
+        slower, faster = sorted(kinds, key=lambda kind: -seconds[kind])
+        fewer = len(fit) - round((seconds[slower] - seconds[faster]) / seconds["one network"])
+        model = LatencyModel.from_table(space, table, slower, networks=fit[: max(0, fewer)])
+        what = f"{slower}: line and rows refined, at the time of {faster}"
+        row = result_row(space, table, what, split, model.predict(architectures), judge, max(0, fewer), seconds[faster])
+        found.append(row)
     macs = np.array([space.lower(a).macs for a in architectures], dtype=float)
     fit_macs = np.array([space.lower(row.architecture).macs for row in fit], dtype=float)
     line = np.polyfit(fit_macs, [row.median_ms for row in fit], 1)
@@ -169,6 +216,7 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=60, help="of these, how many fit the correction")
     parser.add_argument("--floor", type=int, default=60, help="how many of the others are measured once more")
     parser.add_argument("--cover", type=int, default=5, help="whole networks that show each block, for network rows")
+    parser.add_argument("--max-passes", type=int, default=9, help="of one model, see the measuring protocol")
     parser.add_argument("--tables", type=Path, required=True, help="folder of the table that is made")
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
@@ -181,6 +229,7 @@ def main() -> None:
             arguments.fit,
             arguments.floor,
             arguments.cover,
+            Protocol(max_passes=arguments.max_passes, open_models=arguments.networks),
         )
     append_rows("latency_pricing", rows)
     for row in rows:

@@ -15,9 +15,10 @@ import numpy as np
 
 from hwnas.constraints import METRICS, Constraint, ConstraintSet
 from hwnas.export import annotate, export_onnx
-from hwnas.latency_tables import find_table
+from hwnas.latency_tables import METHODS, find_table
 from hwnas.pricing import LatencyModel
 from hwnas.profilers import Profiler, Protocol, get_profiler
+from hwnas.run import checked
 from hwnas.spaces.errors import ConfigError, InfeasibleError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from hwnas.search import Plan
     from hwnas.spaces.space import Architecture
 
-__all__ = ["LEVEL", "check_devices", "deliver", "devices_of", "for_device", "precision_of"]
+__all__ = ["LEVEL", "check_devices", "deliver", "devices_of", "for_device", "latency_notes", "precision_of"]
 
 Progress = Callable[[float, float, str], None]
 #: probability of the predicted intervals that a run reports
@@ -101,10 +102,10 @@ def deliver(run: Run, plan: Plan, ranked: Sequence[Evaluation], teacher: Any, pr
         raise InfeasibleError("no candidate could be measured; loosen the constraints")
     nearest = min(tried.values(), key=lambda entry: _excess(entry["costs"]))
     shown = "; ".join(
-        f"{text}: measured {cost['measured']:.4g}" for text, cost in nearest["costs"].items() if cost["measured"]
+        f"{text}: {cost['method']} {checked(cost):.4g}" for text, cost in nearest["costs"].items() if checked(cost)
     )
     raise InfeasibleError(
-        f"none of the {len(tried)} measured finalists fits (closest: {shown}); loosen the constraint by that much, "
+        f"none of the {len(tried)} finalists fits (closest: {shown}); loosen the constraint by that much, "
         "allow more --finalists in a new run, or profile the device again"
     )
 
@@ -132,13 +133,13 @@ def _finalist(
     screened = _costs(plan, candidate.architecture, profilers, for_device(graph.to_onnx(), profilers))
     entry: dict[str, Any] = {"architecture": list(candidate.architecture), "score": candidate.score}
     if not all(cost["fits"] for cost in screened.values()):
-        return {**entry, "costs": screened, "fits": False, "stage": "measured before training"}
+        return {**entry, "costs": screened, "fits": False, "stage": "screened before training"}
     files, accuracies = _train_and_export(run, plan, candidate, teacher, progress, number, profilers)
     costs = _costs(plan, candidate.architecture, profilers, files[-1].read_bytes())
     fits = all(cost["fits"] for cost in costs.values())
     annotate(files[-1], _notes(plan, costs, profilers))
     entry |= {"costs": costs, "accuracy": accuracies["onnx_accuracy"], **accuracies, "fits": fits}
-    return {**entry, "stage": "exported and measured", "file": str(files[-1].relative_to(run.path))}
+    return {**entry, "stage": "exported and checked", "file": str(files[-1].relative_to(run.path))}
 
 
 def _train_and_export(
@@ -228,7 +229,13 @@ def _cost(
     cost: dict[str, Any] = {"bound": constraint.bound, "predicted": predicted, "interval": None}
     if not METRICS[constraint.metric].device:
         # counted from the very graph that is exported: nothing about it is uncertain
-        return {**cost, "measured": predicted, "method": "counted", "fits": constraint.met(predicted)}
+        return {
+            **cost,
+            "checked": predicted,
+            "measured": predicted,
+            "method": "counted",
+            "fits": constraint.met(predicted),
+        }
     model = limits.models[str(constraint.device)]
     if isinstance(model, LatencyModel):
         low, high = model.interval(row, LEVEL)
@@ -236,18 +243,29 @@ def _cost(
     result = measured.get(str(constraint.device))
     if result is None:
         method = f"predicted from a table ({model.method})"
-        return {**cost, "measured": None, "method": method, "fits": constraint.met(predicted)}
-    spread = {"measured_interval": [result.low_ms, result.high_ms], "stable": result.stable}
+        return {**cost, "checked": None, "measured": None, "method": method, "fits": constraint.met(predicted)}
+    # what a vendor's model or a simulator gives is checked against the budget as well, but never called measured
+    measured = result.median_ms if result.method == "measured" else None
+    spread = {"checked_interval": [result.low_ms, result.high_ms], "stable": result.stable}
     fits = constraint.met(result.median_ms)
-    return {**cost, "measured": result.median_ms, "method": result.method, **spread, "fits": fits}
+    return {**cost, "checked": result.median_ms, "measured": measured, "method": result.method, **spread, "fits": fits}
+
+
+def latency_notes(method: str, ms: float | None, interval: Sequence[float] | None) -> dict[str, Any]:
+    """Entries for the file, named for how the number came to be: ``measured_ms`` or, say, ``simulated_ms``."""
+    if method not in METHODS:
+        return {}
+    kind = method.replace("-", "_")
+    return {f"{kind}_ms": ms, f"{kind}_interval_ms": None if interval is None else list(interval)}
 
 
 def _excess(costs: Mapping[str, Mapping[str, Any]]) -> float:
     """How far the worst constraint is missed, as a factor; at most 1 where all are met."""
     ratios = [1.0]
     for cost in costs.values():
-        if cost["measured"] is not None and not cost["fits"]:
-            ratios.append(max(cost["measured"] / cost["bound"], cost["bound"] / cost["measured"]))
+        value = checked(cost)
+        if value is not None and not cost["fits"]:
+            ratios.append(max(value / cost["bound"], cost["bound"] / value))
     return max(ratios)
 
 
@@ -256,7 +274,7 @@ def _will_miss(plan: Plan, candidate: Evaluation, tried: Iterable[Mapping[str, A
     for constraint in plan.limits.constraints:
         value = candidate.costs.get(constraint.name)
         seen = [entry["costs"].get(constraint.text) for entry in tried if not entry["fits"]]
-        ratios = [c["measured"] / c["predicted"] for c in seen if c and c["measured"] and not c["fits"]]
+        ratios = [checked(c) / c["predicted"] for c in seen if c and checked(c) and not c["fits"]]
         if value is not None and ratios and not constraint.met(value * max(ratios)):
             return True
     return False
@@ -276,8 +294,7 @@ def _notes(plan: Plan, costs: Mapping[str, Mapping[str, Any]], profilers: Mappin
             ),
             "predicted_ms": cost["predicted"],
             "predicted_interval_ms": cost["interval"],
-            "measured_ms": cost["measured"],
-            "measured_interval_ms": cost.get("measured_interval"),
             "method": cost["method"],
+            **latency_notes(cost["method"], checked(cost), cost.get("checked_interval")),
         }
     return notes

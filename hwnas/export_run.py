@@ -26,10 +26,10 @@ class ExportResult:
         The file, its number format and its size.
     accuracy, float32_accuracy
         On the test set, by onnxruntime: of this file, and of the float32 one.
-    measured_ms, interval_ms
-        Latency on each device of the run that is here, in this precision, and its interval; empty if not measured.
+    latency_ms, interval_ms
+        Latency on each device of the run that is here, in this precision, and its interval; empty if not asked for.
     method
-        How these numbers came to be.
+        How these numbers came to be: ``measured``, ``simulated``, ...
     """
 
     onnx: str
@@ -37,7 +37,7 @@ class ExportResult:
     bytes: int
     accuracy: float
     float32_accuracy: float
-    measured_ms: dict[str, float]
+    latency_ms: dict[str, float]
     interval_ms: dict[str, tuple[float, float]]
     method: str | None
 
@@ -74,6 +74,7 @@ def export_run(
         If the run has no winner yet, or the precision is unknown.
     """
     from hwnas.data import load_data
+    from hwnas.delivery import latency_notes
     from hwnas.export import annotate, verify
     from hwnas.quantize import quantize_onnx
     from hwnas.run import Run
@@ -114,8 +115,8 @@ def export_run(
         _report(progress, 1, "measuring")
         measured = _measure(target, settings, precision)
         for device, result in measured.items():
-            notes = {"device": device, "measured_ms": result.median_ms, "method": result.method}
-            annotate(target, {**notes, "measured_interval_ms": [result.low_ms, result.high_ms]})
+            latency = latency_notes(result.method, result.median_ms, (result.low_ms, result.high_ms))
+            annotate(target, {"device": device, "method": result.method, **latency})
     _report(progress, 2, "done")
     return ExportResult(
         onnx=str(target),
@@ -123,7 +124,7 @@ def export_run(
         bytes=target.stat().st_size,
         accuracy=accuracy,
         float32_accuracy=float32,
-        measured_ms={device: result.median_ms for device, result in measured.items()},
+        latency_ms={device: result.median_ms for device, result in measured.items()},
         interval_ms={device: (result.low_ms, result.high_ms) for device, result in measured.items()},
         method=next((result.method for result in measured.values()), None),
     )

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from hwnas.data.base import Dataset, subset_indices
 from hwnas.export import PREFIX, check_model, onnx_logits, set_metadata, verify
+from hwnas.latency_tables import METHODS as LATENCY_METHODS
 from hwnas.spaces.errors import ConfigError, ModelError
 from hwnas.spaces.files import atomic_write
 from hwnas.spaces.onnx_reader import load_onnx
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "QuantizeReport", "preparation", "quantize_for_timing", "quantize_onnx"]
 
 #: metadata that is no longer true of the int8 file
-STALE = tuple(PREFIX + key for key in ("measured", "predicted", "accuracy", "method"))
+STALE = tuple(PREFIX + key.replace("-", "_") for key in (*LATENCY_METHODS, "predicted", "accuracy", "method"))
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
@@ -233,4 +235,17 @@ def _quiet() -> Iterator[None]:
 
 def preparation(file_precision: str) -> Callable[[ModelProto], ModelProto] | None:
     """What turns a float model into a file of a device's precision before it is timed; None if nothing has to."""
-    return quantize_for_timing if file_precision == "int8" else None
+    return _KeptQuantised() if file_precision == "int8" else None
+
+
+class _KeptQuantised:
+    """Quantises for timing, once a model: the protocol opens it several times, and quantising takes seconds."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hwnas-int8-")
+
+    def __call__(self, model: ModelProto) -> ModelProto:
+        path = Path(self._folder.name, sha256(model.SerializeToString(deterministic=True)).hexdigest())
+        if not path.exists():
+            atomic_write(path, quantize_for_timing(model).SerializeToString())
+        return load_onnx(path)

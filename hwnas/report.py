@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.constraints import METRICS, format_value
-from hwnas.run import Run
+from hwnas.run import Run, checked
 from hwnas.spaces.files import atomic_write
 
 __all__ = ["Report", "describe_cost", "make_report"]
@@ -105,15 +105,15 @@ def describe_cost(text: str, cost: Mapping[str, Any]) -> str:
     text
         The constraint, which says the unit.
     cost
-        ``predicted``, ``interval``, ``measured`` and ``method``, as in `hwnas.search.SearchResult.costs`.
+        ``predicted``, ``interval``, ``checked`` and ``method``, as in `hwnas.search.SearchResult.costs`.
     """
     if cost.get("method") == "counted":
-        return f"counted {_value(text, cost.get('measured'))}"
+        return f"counted {_value(text, checked(cost))}"
     parts = []
     if cost.get("predicted") is not None:
         parts.append(f"predicted {_value(text, cost['predicted'])}{_span(text, cost)}")
-    if cost.get("measured") is not None:
-        parts.append(f"{cost.get('method') or 'measured'} {_value(text, cost['measured'])}")
+    if checked(cost) is not None:
+        parts.append(f"{cost.get('method') or 'measured'} {_value(text, checked(cost))}")
     elif cost.get("method"):
         parts.append(f"not measured: {cost['method']}")
     return ", ".join(parts) or "not priced"
@@ -206,13 +206,13 @@ def _finalists(finalists: Sequence[dict[str, Any]]) -> str:
                     escape(text),
                     _value(text, cost.get("predicted")),
                     _span(text, cost).strip(" ()") or "–",
-                    _value(text, cost.get("measured")),
+                    _value(text, checked(cost)),
                     escape(str(cost.get("method") or "–")),
                     verdict if first else "",
                 )
             )
             first = False
-    head = ("architecture", "accuracy", "constraint", "predicted", "interval", "measured", "method", "")
+    head = ("architecture", "accuracy", "constraint", "predicted", "interval", "on the device", "method", "")
     return _table(head, rows, frozenset({1, 3, 4, 5}))
 
 
@@ -242,7 +242,7 @@ def _scatter(run: Run) -> str:
     bounds: list[float] = []
     for finalist in finalists:
         for text, cost in _costs(finalist):
-            bound, value, score = cost.get("bound"), cost.get("measured"), finalist.get("score")
+            bound, value, score = cost.get("bound"), checked(cost), finalist.get("score")
             if text.partition(" ")[0] == axis and isinstance(bound, int | float):
                 bounds.append(float(bound))
                 if isinstance(value, int | float) and isinstance(score, int | float):

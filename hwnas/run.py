@@ -37,7 +37,7 @@ from hwnas.plain import for_json, for_toml
 from hwnas.spaces.errors import ConfigError, ModelError
 from hwnas.spaces.files import append_line, atomic_write, make_folder, mend_tail
 
-__all__ = ["Run", "default_run_path"]
+__all__ = ["Run", "checked", "default_run_path"]
 
 FORMAT = 1
 _HELD: set[Path] = set()  # POSIX locks do not exclude a second opening in the same process; this does
@@ -316,3 +316,11 @@ class Run:
 
 def _dumps(content: Mapping[str, Any]) -> str:
     return json.dumps(for_json(content), separators=(",", ":"))
+
+
+def checked(cost: Mapping[str, Any]) -> Any:
+    """What the device gave for one cost, by the cost's ``method``; None if it was not asked.
+
+    Runs of earlier versions have it under ``measured``.
+    """
+    return cost.get("checked", cost.get("measured"))

@@ -108,8 +108,8 @@ class SearchResult:
     accuracy
         On the test set, of the exported file.
     costs
-        For every constraint's text: ``bound``, ``predicted``, ``interval`` (90 %), ``measured`` and
-        ``method``. ``measured`` is None where nothing was measured.
+        For every constraint's text: ``bound``, ``predicted``, ``interval`` (90 %), ``checked`` (what the device
+        gave), ``method`` and ``measured``, which is None unless that method is ``measured``.
     run
         The run folder.
     trials
@@ -362,7 +362,7 @@ class _Evaluators:
 
         from hwnas.evaluators.one_shot import OneShotEvaluator
         from hwnas.spaces.supernet import Supernet
-        from hwnas.training import BoxSampler, load_weights, train_supernet
+        from hwnas.training import BoxSampler, load_weights, train_shared, train_supernet
 
         plan = self.plan
         name = f"supernet-{stage.number + 1}" if stage.name else "supernet"
@@ -372,6 +372,16 @@ class _Evaluators:
             if stage.reuse and stage.number and not self.run.checkpoint(name).exists():
                 self._supernet.load_state_dict(load_weights(self.run.checkpoint(f"supernet-{stage.number}")))
         config = plan.supernet_config
+        if plan.strategy.shares_weights:
+            train_shared(
+                self._supernet,
+                plan.strategy,
+                plan.data,
+                config,
+                checkpoint=self.run.checkpoint(name),
+                progress=self.progress,
+            )
+            return OneShotEvaluator(self._supernet, plan.data, seed=plan.settings.seed)
         train_supernet(
             self._supernet,
             plan.data,
@@ -399,11 +409,18 @@ class _Evaluators:
 
 
 def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
-    """Ask and tell until the budget of evaluations is used up; the best of the last stage first."""
+    """Ask and tell until the budget of evaluations is used up; what fits, the best of the last stage first.
+
+    A strategy that would deliver something else than its best evaluation has that in the first place.
+    """
+    import numpy as np
+
     strategy, total = plan.strategy, plan.evaluations
     trials = run.trials()
     state = run.state
     told = 0
+    if strategy.shares_weights and plan.settings.evaluator == "one-shot":
+        return _likely_candidates(run, plan, evaluators, progress)
     if state is not None and state.get("told", 0) <= len(trials):
         strategy.load_state_dict(state["strategy"])
         told = int(state["told"])
@@ -424,12 +441,39 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
             best = f", best {strategy.best.score:.4f}" if strategy.best else ""
             report(len(trials), total, f"{len(trials)} of {total} architectures{best}")
         run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
+    recommended = strategy.recommendation
+    if recommended is not None and all(trial.architecture != recommended for trial in trials):
+        stage = strategy.stage
+        (evaluation,) = evaluators.of(stage).evaluate([recommended])
+        trials.append(_with_costs(evaluation, plan.limits, stage))
+        run.add_trial(trials[-1])
     usable = [trial for trial in trials if not trial.failed]
+    if not strategy.bounded and usable:
+        inside = plan.limits.feasible(np.array([trial.architecture for trial in usable]))
+        usable = [trial for trial, fits in zip(usable, inside.tolist(), strict=True) if fits]
     if plan.settings.evaluator == "one-shot":  # scores of different supernets do not compare
         last = max((trial.info.get("stage", 0) for trial in usable), default=0)
         usable = [trial for trial in usable if trial.info.get("stage", 0) == last]
     unique = {trial.architecture: trial for trial in usable}
-    return sorted(unique.values(), key=lambda trial: -trial.score)
+    return sorted(unique.values(), key=lambda trial: (trial.architecture != recommended, -trial.score))
+
+
+def _likely_candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
+    """Train weights and strategy together, then score what the strategy finds likely; its first choice first."""
+    strategy = plan.strategy
+    evaluator = evaluators.of(strategy.stage)
+    known = {trial.architecture: trial for trial in run.trials()}
+    wanted = strategy.candidates(plan.evaluations)
+    report = _staged(progress, "search")
+    for number, architecture in enumerate(wanted, start=1):
+        if architecture not in known:
+            (evaluation,) = evaluator.evaluate([architecture])
+            known[architecture] = _with_costs(evaluation, plan.limits, strategy.stage)
+            run.add_trial(known[architecture])
+        report(number, len(wanted), f"{number} of {len(wanted)} likely architectures")
+    run.save_state({"told": 0, "strategy": strategy.state_dict()})
+    usable = [known[architecture] for architecture in wanted if not known[architecture].failed]
+    return [*usable[:1], *sorted(usable[1:], key=lambda trial: -trial.score)]
 
 
 def _with_costs(evaluation: Evaluation, limits: ConstraintSet, stage: Stage) -> Evaluation:

@@ -36,6 +36,7 @@ profilers = Registry(
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
         "cpu-tvm-rpc": "hwnas.profilers.cpu_tvm_rpc:CpuTvmRpc",
+        "gpu-openvino": "hwnas.profilers.gpu_openvino:GpuOpenVino",
         "recorded": "hwnas.profilers.recorded:Recorded",
     },
 )

@@ -98,9 +98,11 @@ class Profiler(ABC):
         if self.precision not in self.precisions:
             raise ConfigError(f"{self.name} measures {' and '.join(self.precisions)}, not {self.precision}")
         if not 1 <= threads <= self.max_threads:
-            raise ConfigError(f"{self.name} takes 1 to {self.max_threads} threads, not {threads}")
+            most = "one thread" if self.max_threads == 1 else f"1 to {self.max_threads} threads"
+            raise ConfigError(f"{self.name} takes {most}, not {threads}")
         if not 1 <= batch <= self.max_batch:
-            raise ConfigError(f"{self.name} takes 1 to {self.max_batch} images at once, not {batch}")
+            most = "one image" if self.max_batch == 1 else f"1 to {self.max_batch} images"
+            raise ConfigError(f"{self.name} takes {most} at once, not {batch}")
 
     @classmethod
     def from_qualifiers(cls, qualifiers: Sequence[str], **options: Any) -> Profiler:

@@ -206,13 +206,16 @@ def interleave(
 
     def one_pass(key: Key) -> bool:
         with pinned(cores):
-            result = time_one(runners.get(key), anchor.level(protocol) if anchor else None)
+            runner, level = runners.get(key), anchor.level(protocol) if anchor else None
+            quiet = anchor is None or anchor.wait_until_quiet(protocol)
+            result = time_one(runner, level)
+            clean = result.clean and quiet and not (anchor and anchor.slowed(protocol))
         state = states[key]
-        (state.passes if result.clean else state.rejected).append(result)
-        if result.clean and log is not None:
+        (state.passes if clean else state.rejected).append(result)
+        if clean and log is not None:
             log.add(key, result)
         report(key)
-        return result.clean
+        return clean
 
     late = False
     order = [keys[index] for index in rng.permutation(len(keys))]

@@ -45,7 +45,8 @@ class Protocol:
         interval of the median is within `repeat_until` of it (0.02 is ±2 %). If that is not reached,
         the measurement is marked as not stable.
     retries
-        How many passes with fewer than half clean samples are repeated before the model is given up as not stable.
+        How many disturbed passes (fewer than half of the samples clean, or see `max_slowdown`) are repeated before
+        the model is given up as not stable.
     counter_s
         Seconds of counting kernel times inside a whole network.
     percentile
@@ -57,6 +58,11 @@ class Protocol:
     anchor_every_s, anchor_window_s
         The reference model is timed again when its last timing is older than this; its level is the
         median over the window.
+    max_slowdown, quiet_wait_s
+        A pass is disturbed, and repeated like one with few clean samples, if the reference model just before or just
+        after it is slower by a larger share than it lately was when the machine was quiet: another process on the
+        same physical core slows every sample alike. So many seconds are waited before a pass for quiet. A share of
+        0 takes every pass.
     correct_drift
         Whether to divide each pass by the drift of the reference model at its time.
     interleave_s
@@ -85,6 +91,8 @@ class Protocol:
     cores: tuple[int, ...] | None = None
     anchor_every_s: float = 1.0
     anchor_window_s: float = 5.0
+    max_slowdown: float = 0.15
+    quiet_wait_s: float = 2.0
     correct_drift: bool = False
     interleave_s: float = 300.0
     open_models: int = 40
@@ -108,7 +116,15 @@ class Protocol:
     @classmethod
     def quick(cls) -> Protocol:
         """Settings for trying things out: about a fifth of the time, with visibly wider intervals."""
-        return cls(warmup_s=0.02, network_warmup_s=0.05, sample_s=5e-4, pass_s=0.05, max_passes=5, counter_s=0.1)
+        return cls(
+            warmup_s=0.02,
+            network_warmup_s=0.05,
+            sample_s=5e-4,
+            pass_s=0.05,
+            max_passes=5,
+            counter_s=0.1,
+            max_slowdown=0.0,
+        )
 
     def for_networks(self) -> Protocol:
         """The same protocol with the warm-up of whole networks."""

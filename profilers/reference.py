@@ -19,6 +19,13 @@ __all__ = ["Anchor", "anchor_model", "null_model"]
 
 #: The level that drift is counted from should not rest on a single timing.
 _FIRST_TIMINGS = 5
+#: What counts as quiet: this percentile of the timings of so many seconds.
+_QUIET_PERCENTILE = 20
+_QUIET_WINDOW_S = 600.0
+#: A timing of the pass before serves as the one before the next.
+_RECENT_S = 0.1
+#: Between two looks at a machine that is not quiet.
+_PAUSE_S = 0.2
 
 
 def null_model() -> ModelProto:
@@ -104,6 +111,36 @@ class Anchor:
         if self.reference_ms is None:
             self.reference_ms = level
         return level
+
+    def wait_until_quiet(self, protocol: Protocol) -> bool:
+        """Wait until the machine is as quiet as it lately was; whether it became so within the protocol's patience."""
+        end = time.monotonic() + protocol.quiet_wait_s
+        recent = bool(self._seen) and time.monotonic() - self._seen[-1][0] < _RECENT_S
+        slowed = self.slowed(protocol, anew=not recent)
+        while slowed and time.monotonic() < end:
+            time.sleep(_PAUSE_S)
+            slowed = self.slowed(protocol)
+        return not slowed
+
+    def slowed(self, protocol: Protocol, *, anew: bool = True) -> bool:
+        """Whether something else slows the machine down now, by the reference model against its own quiet level.
+
+        That level is a low percentile of the last minutes, so that lasting drift becomes the new normal.
+
+        Parameters
+        ----------
+        protocol
+            Says by what share it may be slower.
+        anew
+            Time the model now, instead of going by its last timing.
+        """
+        if not protocol.max_slowdown:
+            return False
+        if anew or not self._seen:
+            self._time(protocol)
+        newest, now_ms = self._seen[-1]
+        lately = [ms for at, ms in self._seen if newest - at <= _QUIET_WINDOW_S]
+        return now_ms > (1 + protocol.max_slowdown) * float(np.percentile(lately, _QUIET_PERCENTILE))
 
     def _time(self, protocol: Protocol) -> None:
         # a disturbed timing would be taken for drift; if the machine is never quiet, it is one

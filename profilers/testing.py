@@ -39,6 +39,7 @@ QUICK = Protocol(
     repeat_until=1.0,
     retries=1,
     counter_s=0.02,
+    max_slowdown=0.0,
 )
 
 

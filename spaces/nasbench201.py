@@ -76,6 +76,12 @@ class NASBench201(ScaledSpace):
         x = builder.add("head/pool", GlobalPool(), x)
         return builder.graph(builder.add("head/classifier", Linear(o=self.classes), x))
 
+    @property
+    def layers(self) -> tuple[tuple[int, ...], ...]:
+        """The edges that end in one node."""
+        ends = sorted({end for _, end in EDGES})
+        return tuple(tuple(index for index, (_, end) in enumerate(EDGES) if end == node) for node in ends)
+
     def live(self, architectures: np.ndarray) -> np.ndarray:
         return _alive(np.atleast_2d(architectures))
 

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from hwnas.spaces import kernels, layout_kernels, math_kernels
+from hwnas.spaces import kernels, layout_kernels, math_kernels, split_attention
 from hwnas.spaces.errors import ModelError
 from hwnas.spaces.graph import Block, Graph, Node
 from hwnas.spaces.kernel import Kernel, Opaque
@@ -16,7 +16,7 @@ __all__ = ["kernel_graph", "kernel_op"]
 _TEXT = re.compile(r"([a-z]+)(?:\(([^()]*)\))?@([\dx+]+):\w+")
 _CLASSES: dict[str, type[Kernel]] = {
     cls.op: cls
-    for module in (kernels, layout_kernels, math_kernels)
+    for module in (kernels, layout_kernels, math_kernels, split_attention)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, Kernel) and "op" in vars(cls)
 }

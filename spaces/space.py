@@ -37,6 +37,7 @@ spaces = Registry(
         "shufflenet": "hwnas.spaces.shufflenet:ShuffleNet",
         "nasbench201": "hwnas.spaces.nasbench201:NASBench201",
         "hurricane": "hwnas.spaces.hurricane:Hurricane",
+        "fbnetv2": "hwnas.spaces.fbnetv2:FBNetV2",
     },
 )
 
@@ -119,6 +120,11 @@ class SearchSpace(ABC):
         for radix in self.radices.tolist():
             size *= radix
         return size
+
+    @property
+    def layers(self) -> tuple[tuple[int, ...], ...]:
+        """Decisions that belong together, as the variables of one layer do, by their indices; each in one group."""
+        return tuple((decision,) for decision in range(len(self.decisions)))
 
     # ------------------------------------------------------------------ architectures
 

@@ -46,6 +46,6 @@ def export(
         return
     typer.echo(f"onnx  {result.onnx} ({result.precision}, {result.bytes / 1000:.4g} KB)")
     typer.echo(f"accuracy  {result.accuracy:.4g} on the test set, float32 {result.float32_accuracy:.4g}")
-    for device, ms in result.measured_ms.items():
+    for device, ms in result.latency_ms.items():
         low, high = result.interval_ms[device]
         typer.echo(f"latency@{device}  {result.method} {ms:.4g} ms ({low:.4g} to {high:.4g})")

@@ -24,6 +24,8 @@ strategies = Registry(
         "regularized-evolution": "hwnas.strategies.regularized_evolution:RegularizedEvolution",
         "reinforce": "hwnas.strategies.reinforce:Reinforce",
         "hurricane": "hwnas.strategies.hurricane:Hurricane",
+        "parsec": "hwnas.strategies.fpnas:Parsec",
+        "fpnas": "hwnas.strategies.fpnas:FpNas",
     },
 )
 

@@ -58,7 +58,8 @@ class Stage:
 class Strategy(ABC):
     """Base of every strategy.
 
-    A strategy only ever proposes feasible architectures. Several asks may be outstanding at once,
+    A strategy only ever proposes feasible architectures, unless its class says otherwise (`bounded`).
+    Several asks may be outstanding at once,
     and evaluations may be told in any order. Evaluations of architectures that were never asked for
     (a warm start) are welcome too. All state is in `state_dict`, JSON-able: a strategy restored from
     it asks for the same architectures as the one it was saved from.
@@ -81,6 +82,10 @@ class Strategy(ABC):
     paper: ClassVar[str] = ""
     #: Whether an architecture may be asked for again after it was asked for once.
     repeats: ClassVar[bool] = False
+    #: Whether it asks for feasible architectures only; false where others teach it where the budget ends.
+    bounded: ClassVar[bool] = True
+    #: Whether its own draws train a supernet's weights, in `hwnas.training.train_shared`, instead of uniform ones.
+    shares_weights: ClassVar[bool] = False
     #: Whether it only ends when every feasible architecture was asked for.
     thorough: ClassVar[bool] = True
 
@@ -94,6 +99,7 @@ class Strategy(ABC):
         self._best: Evaluation | None = None
         self._exhausted = False
         self._total: int | None = None
+        self._elapsed: float | None = None
 
     # ------------------------------------------------------------------ the interface
 
@@ -121,7 +127,8 @@ class Strategy(ABC):
             asked = architecture in self._pending
             if asked:
                 self._pending.remove(architecture)
-            self._visited[architecture] = None
+            if not self.repeats:
+                self._visited[architecture] = None
             feasible = bool(self.sampler.contains([architecture])[0]) and evaluation.info.get("feasible", True)
             usable = feasible and not evaluation.failed
             if usable and (self._best is None or evaluation.score > self._best.score):
@@ -132,6 +139,15 @@ class Strategy(ABC):
     def best(self) -> Evaluation | None:
         """The feasible evaluation with the highest score so far, the first of equals; None before there is one."""
         return self._best
+
+    @property
+    def recommendation(self) -> Architecture | None:
+        """What the strategy itself would deliver, where that is not its best evaluation; else None."""
+        return None
+
+    def candidates(self, count: int) -> list[Architecture]:
+        """The feasible architectures that a strategy which trained the weights would evaluate, the first one first."""
+        return [] if self.recommendation is None else [self.recommendation][:count]
 
     @property
     def pending(self) -> list[Architecture]:
@@ -151,6 +167,10 @@ class Strategy(ABC):
     def expect(self, evaluations: int) -> None:
         """Be told how many evaluations the search will make; a strategy in stages divides them."""
         self._total = evaluations
+
+    def advance(self, share: float) -> None:
+        """Be told how much of the search is over, 0 to 1, where that is not counted in evaluations."""
+        self._elapsed = share
 
     @property
     def stage(self) -> Stage:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hwnas.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
     from hwnas.training.config import TrainConfig
     from hwnas.training.scoring import Score, evaluate
+    from hwnas.training.shared import train_shared
     from hwnas.training.supernet import BoxSampler, Calibration, Teacher, largest, recalibrated, train_supernet
     from hwnas.training.trainer import TrainResult, train
 
@@ -29,6 +30,7 @@ _HOME = {
     "recalibrated": "supernet",
     "save_checkpoint": "checkpoint",
     "train": "trainer",
+    "train_shared": "shared",
     "train_supernet": "supernet",
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "recalibrated",
     "save_checkpoint",
     "train",
+    "train_shared",
     "train_supernet",
 ]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -62,6 +62,16 @@ def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0)
     return F.kl_div(student, target, reduction="batchmean", log_target=True) * temperature**2
 
 
+class Companion(Protocol):
+    """Something whose state is kept in the checkpoint with the weights, so that both go on from the same moment."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state, JSON-able."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+
+
 class Loop:
     """One training run.
 
@@ -86,6 +96,8 @@ class Loop:
         Name of the stage for `progress`.
     save_seconds
         Do not write the checkpoint more often than this; 0 writes it after every epoch.
+    companion
+        Saved and resumed with the weights, such as the strategy that trains them.
 
     Raises
     ------
@@ -104,7 +116,9 @@ class Loop:
         progress: Progress | None = None,
         stage: str = "training",
         save_seconds: float = 5.0,
+        companion: Companion | None = None,
     ) -> None:
+        self.companion = companion
         self.device = pick_device(config.device)
         self.module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data, self.config, self.kind = data, config, kind
@@ -186,8 +200,16 @@ class Loop:
 
     def step(self, loss: Tensor) -> None:
         """Backward pass of `loss`, and one step of the optimiser; nothing waits for the device."""
-        config, done = self.config, self.epoch * self.steps + len(self._losses)
+        self.backward(loss)
+        self.update(loss)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to what the next `update` steps along."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def update(self, loss: Tensor) -> None:
+        """One step of the optimiser along the gradients that were added up; `loss` is for the record."""
+        config, done = self.config, self.epoch * self.steps + len(self._losses)
         if config.clip:
             self.scaler.unscale_(self.optimizer)
             active = [p for p in self.parameters.values() if p.grad is not None]
@@ -282,6 +304,7 @@ class Loop:
             "scaler": self.scaler.state_dict(),
             "history": [asdict(record) for record in self.history],
             "best": None if self.best is None else asdict(self.best),
+            "companion": None if self.companion is None else self.companion.state_dict(),
         }
         save_checkpoint(self.path, tensors, meta)
         self._saved = time.monotonic()
@@ -312,6 +335,8 @@ class Loop:
             raise ModelError(
                 f"the checkpoint {self.path} is incomplete ({error}); remove it and train again"
             ) from error
+        if self.companion is not None:
+            self.companion.load_state_dict(meta.get("companion") or {})
         self.best_state = {n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")}
 
     def _compare(self, mine: dict[str, Any], meta: dict[str, Any]) -> None:

@@ -194,7 +194,7 @@ def test_export_writes_and_measures_int8(hwnas: Hwnas, run_folder: Path, tmp_pat
     export = json.loads(result.out)
     assert export["onnx"] == "small.onnx"
     assert export["precision"] == "int8"
-    assert export["measured_ms"][f"{DEVICE}.int8"] > 0
+    assert export["latency_ms"][f"{DEVICE}.int8"] > 0
     assert export["bytes"] == (tmp_path / "small.onnx").stat().st_size
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(tmp_path / "small.onnx").graph.node}
     assert hwnas("export", run_folder, "--no-measure", "--precision", "float16").code == 2

@@ -17,7 +17,7 @@ import hwnas
 from hwnas.data import load_data
 from hwnas.data.base import Dataset
 from hwnas.export import annotate, export_onnx, metadata_of, onnx_accuracy, onnx_logits, verify
-from hwnas.quantize import METHODS, quantize_for_timing, quantize_onnx
+from hwnas.quantize import METHODS, preparation, quantize_for_timing, quantize_onnx
 from hwnas.spaces import Graph, get_space
 from hwnas.spaces.errors import ConfigError, ModelError
 from hwnas.spaces.onnx_reader import load_onnx
@@ -208,6 +208,17 @@ def test_pixel_models_quantise_too(trained: dict[str, Trained], digits: Dataset,
     export_onnx(one.graph, one.module, tmp_path / "pixels.onnx", data=digits, bake_normalisation=True)
     report = quantize_onnx(tmp_path / "pixels.onnx", tmp_path / "int8.onnx", data=digits)
     assert report.int8_accuracy > report.float_accuracy - 0.03
+
+
+def test_a_model_is_quantised_for_timing_once() -> None:
+    prepare = preparation("int8")
+    assert prepare is not None
+    first, second = (block.to_onnx() for block in get_space("mobilenet(resolution=8,width=0.25)").catalog[2:4])
+    made = prepare(first)
+    again, other = prepare(first), prepare(second)
+    assert again.SerializeToString(deterministic=True) == made.SerializeToString(deterministic=True)
+    assert other.SerializeToString(deterministic=True) != made.SerializeToString(deterministic=True)
+    assert preparation("float32") is None
 
 
 def test_blocks_are_quantised_for_timing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,9 @@ import torch
 import hwnas
 from hwnas.export import metadata_of, onnx_accuracy
 from hwnas.latency_tables import LatencyTable
+from hwnas.profilers import profilers
+from hwnas.profilers.cpu_onnxruntime import CpuOnnxRuntime
+from hwnas.report import describe_cost
 from hwnas.search import SearchSettings
 from hwnas.spaces import ConfigError, InfeasibleError, ModelError, TableError
 
@@ -108,14 +111,14 @@ def test_a_kill_just_before_the_answer_is_written_loses_nothing(finished: hwnas.
 def test_export_again_in_int8(finished: hwnas.Run, tables: str) -> None:
     result = hwnas.export(finished.path, precision="int8")
     assert Path(result.onnx).name == "best.int8.onnx"
-    assert set(result.measured_ms) == {f"{DEVICE}.int8"}
+    assert set(result.latency_ms) == {f"{DEVICE}.int8"}
     assert result.method == "measured"
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(result.onnx).graph.node)
     # the same network in another number format: as many products, and still known for what it is
     assert hwnas.Graph.from_onnx(result.onnx).macs == hwnas.Graph.from_onnx(finished.onnx).macs
     assert hwnas.predict(result.onnx, DEVICE, tables=tables).coverage == pytest.approx(1.0)
     plain = hwnas.export(finished.path, output=finished.path / "copy.onnx", measure=False)
-    assert plain.measured_ms == {}
+    assert plain.latency_ms == {}
     assert plain.accuracy == result.float32_accuracy
     with pytest.raises(ConfigError, match="int4"):
         hwnas.export(finished.path, precision="int4")
@@ -176,6 +179,35 @@ def test_a_recorded_device_is_never_called_measured(tables: str, budget: float, 
     assert cost["measured"] is None
     assert cost["method"].startswith("predicted")
     assert cost["predicted"] <= budget
+
+
+class Simulated(CpuOnnxRuntime):
+    """Stands for a simulator: the same numbers, by another method."""
+
+    name = "dsp-test"
+    method = "simulated"
+
+
+def test_what_a_simulator_gives_is_never_called_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(profilers.builtin, "dsp-test", f"{__name__}:Simulated")
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Simulated.__module__])
+    tables = str(tmp_path / "tables")
+    hwnas.profile("dsp-test", SPACE, data="digits", quick=True, context="isolated", networks=3, tables=tables)
+    rows = LatencyTable.load(Path(tables) / "dsp-test").rows.values()
+    assert {row.method for row in rows} == {"simulated"}
+    result = hwnas.search(SPACE, "digits", "latency@dsp-test <= 50ms", run=tmp_path / "run", tables=tables, **FAST)
+    (cost,) = result.costs.values()
+    assert (cost["method"], cost["measured"]) == ("simulated", None)
+    assert 0 < cost["checked"] <= 50
+    notes = metadata_of(onnx.load(result.onnx))
+    assert notes["simulated_ms"] == cost["checked"]
+    assert notes["method"] == "simulated"
+    assert "measured_ms" not in notes
+    assert "simulated" in describe_cost(*next(iter(result.costs.items())))
+    assert "measured" not in describe_cost(*next(iter(result.costs.items())))
+    exported = hwnas.export(tmp_path / "run")
+    assert exported.method == "simulated"
+    assert "measured_ms" not in metadata_of(onnx.load(exported.onnx))
 
 
 def test_a_kill_in_the_middle_of_a_search_loses_nothing(tables: str, budget: float, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hwnas.profilers.protocol import Pass, Protocol
 from hwnas.profilers.reference import Anchor
 from hwnas.profilers.timing import Runner
 
-PROTOCOL = Protocol(passes=3, max_passes=6, repeat_until=0.02, retries=2)
+PROTOCOL = Protocol(passes=3, max_passes=6, repeat_until=0.02, retries=2, max_slowdown=0.0)
 
 
 class Bench:
@@ -155,6 +156,56 @@ def test_drift_is_recorded_and_can_be_divided_out() -> None:
     )["m"]
     assert corrected.median_ms == pytest.approx(2.0)
     assert corrected.stable
+
+
+class BusyMachine:
+    """A machine that something else slows down while `busy`; its reference model takes 1 ms, then 1.5 ms."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self.anchor = Anchor(lambda _: Pass((1.0,), (), 1, 1.5 if self.busy else 1.0))
+
+
+def test_passes_on_a_slowed_machine_do_not_count() -> None:
+    machine = BusyMachine()
+    protocol = replace(PROTOCOL, max_slowdown=0.15, quiet_wait_s=0.0)
+
+    def rule(_: str, number: int) -> float:
+        machine.busy = number == 1  # begins in the second pass, and is over when the third one is
+        return 3.0 if number in (1, 2) else 2.0
+
+    result = Bench(rule).run(["m"], protocol, anchor=machine.anchor)["m"]
+    assert (result.median_ms, result.repeats, result.stable) == (2.0, 3, True)
+    taken = Bench(rule).run(["m"], replace(protocol, max_slowdown=0.0), anchor=BusyMachine().anchor)["m"]
+    assert taken.high_ms == 3.0
+    assert not taken.stable
+
+
+def test_a_pass_waits_for_the_machine_to_be_quiet() -> None:
+    machine = BusyMachine()
+    protocol = replace(PROTOCOL, max_slowdown=0.15, quiet_wait_s=5.0)
+    for _ in range(3):
+        assert machine.anchor.wait_until_quiet(protocol)
+    machine.busy = True
+    assert machine.anchor.slowed(protocol)
+    other = Timer(0.3, lambda: setattr(machine, "busy", False))
+    other.start()
+    assert machine.anchor.wait_until_quiet(protocol)
+    assert not machine.busy
+    other.join()
+    machine.busy = True
+    assert machine.anchor.slowed(protocol)
+    assert not machine.anchor.wait_until_quiet(replace(protocol, quiet_wait_s=0.0))
+
+
+def test_a_lasting_slowdown_becomes_normal() -> None:
+    machine = BusyMachine()
+    protocol = replace(PROTOCOL, max_slowdown=0.15, quiet_wait_s=0.0)
+    machine.anchor.wait_until_quiet(protocol)
+    machine.busy = True
+    seen = [machine.anchor.slowed(protocol) for _ in range(50)]
+    assert seen[0]
+    assert not seen[-1]
 
 
 def test_the_anchor_is_timed_again_only_when_it_is_old() -> None:

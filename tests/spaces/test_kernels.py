@@ -38,6 +38,7 @@ from hwnas.spaces.math_kernels import (
     Unary,
 )
 from hwnas.spaces.signature import kernel_graph
+from hwnas.spaces.split_attention import SplitAttention
 
 acts = st.sampled_from([None, *ACTIVATIONS])
 convs = st.builds(
@@ -148,6 +149,20 @@ def test_add(count: int, act: str | None) -> None:
     check(Add(act=act), *[(1, 4, 6, 6)] * count)
 
 
+@pytest.mark.parametrize("splits", [1, 2, 4])
+def test_split_attention(splits: int) -> None:
+    check(SplitAttention(r=3), *[(1, 4, 6, 6)] * splits)
+    with pytest.raises(ModelError, match="feature maps of one shape"):
+        SplitAttention(r=3).output_shape((1, 4, 6, 6), (1, 5, 6, 6))
+
+
+def test_one_split_is_squeeze_and_excitation() -> None:
+    one, other = SplitAttention(r=3).module((1, 4, 6, 6)), SqueezeExcite(r=3, gate="sigmoid").module((1, 4, 6, 6))
+    other.load_state_dict({key.replace("expand0", "expand"): value for key, value in one.state_dict().items()})
+    x = torch.randn(2, 4, 6, 6)
+    assert torch.allclose(one(x), other(x))
+
+
 def test_concat_and_linear() -> None:
     check(Concat(), (1, 4, 6, 6), (1, 3, 6, 6))
     check(Concat(axis=2), (1, 4, 6), (1, 4, 3))
@@ -190,6 +205,7 @@ def test_a_signature_reads_back_to_its_kernel() -> None:
         (Reduce(axes=(2, 3), keep=0), (1, 4, 8, 8)),
         (Unary("sqrt"), (1, 4)),
         (Linear(o=3), (1, 8, 4)),
+        (SplitAttention(r=8), (1, 8, 4, 4)),
     ]:
         builder = GraphBuilder(shape)
         (part,) = builder.graph(builder.add("node", kernel, "input")).kernels

@@ -86,6 +86,33 @@ def test_supernet_paths_equal_stand_alone_networks(space: SearchSpace) -> None:
         assert len(supernet.active_modules(architecture)) == len(module.graph.nodes)
 
 
+def test_an_elastic_supernet_is_as_large_as_its_largest_network() -> None:
+    space = get_space("fbnetv2", **SMALL)
+    supernet = Supernet(space)
+    largest = tuple((space.radices - 1).tolist())
+    assert sum(p.numel() for p in supernet.parameters()) == space.lower(largest).params
+    separate = sum(block.params for block in space.catalog)
+    assert separate > 10 * space.lower(largest).params
+    x = torch.randn(4, *space.input_shape[1:])
+    smallest = tuple(np.zeros_like(space.radices).tolist())
+    before = {key: value.clone() for key, value in supernet.state_dict().items()}
+    supernet(x, smallest).sum().backward()
+    for name, parameter in supernet.named_parameters():
+        if parameter.grad is None:
+            continue
+        used = supernet.weights_of(smallest)[name.removeprefix("nodes.")].shape
+        outside = parameter.grad.clone()
+        window = [
+            slice((whole - size) // 2 if axis >= 2 else 0, ((whole - size) // 2 if axis >= 2 else 0) + size)
+            for axis, (whole, size) in enumerate(zip(parameter.shape, used, strict=True))
+        ]
+        outside[tuple(window)] = 0
+        assert not outside.any(), name  # what the path does not use is not moved
+    after = supernet.state_dict()
+    moved = [key for key, value in before.items() if key.endswith("running_mean") and (after[key] != value).any()]
+    assert moved  # statistics are written through to the shared ones
+
+
 @each
 def test_operators_on_architectures(space: SearchSpace) -> None:
     rng = np.random.default_rng(3)
