@@ -36,7 +36,10 @@ profilers = Registry(
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
         "cpu-tvm-rpc": "hwnas.profilers.cpu_tvm_rpc:CpuTvmRpc",
+        "gpu-cuda": "hwnas.profilers.gpu_cuda:GpuCuda",
         "gpu-openvino": "hwnas.profilers.gpu_openvino:GpuOpenVino",
+        "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
+        "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
     },
 )

@@ -15,8 +15,8 @@ from hwnas.spaces.errors import ConfigError
 
 __all__ = ["Runner", "choose_cores", "pinned", "time_pass"]
 
-#: One inference per call; returns when its result is complete. A runner whose device has a clock of its own may have a
-#: method ``seconds(calls) -> float``: what so many inferences took by that clock, which then counts instead of ours.
+#: One inference per call; returns when its result is complete. If it has a method ``device_ms``, that is asked instead
+#: of the clock: it runs so many inferences and returns the milliseconds that the device itself counted for each.
 Runner = Callable[[], object]
 
 
@@ -121,15 +121,12 @@ def time_pass(
     clock, cpu_clock = time.perf_counter, time.thread_time
     switches = _switch_counter(threads)
     watch = on_cpu and _sees_off_cpu(threads)
-    own_clock: Callable[[int], float] | None = getattr(runner, "seconds", None)
+    device_ms: Callable[[int], float] | None = getattr(runner, "device_ms", None)
     calls, shortest, start = 0, float("inf"), clock()
     while calls < 2 or clock() - start < protocol.warmup_s:
         before = clock()
-        if own_clock:
-            shortest = min(shortest, own_clock(1))
-        else:
-            runner()
-            shortest = min(shortest, clock() - before)
+        runner()
+        shortest = min(shortest, clock() - before)
         calls += 1
     inner = max(1, round(protocol.sample_s / max(shortest, 1e-9)))
     clean: list[float] = []
@@ -144,12 +141,14 @@ def time_pass(
                 elapsed >= protocol.max_pass_s and count >= 3
             ):
                 break
+            if device_ms is not None:
+                clean.append(device_ms(inner))
+                continue
             switches_before, cpu_before, begin = switches(), cpu_clock(), clock()
-            told = own_clock(inner) if own_clock else None
-            for _ in range(0 if own_clock else inner):
+            for _ in range(inner):
                 runner()
             end, cpu_after, switches_after = clock(), cpu_clock(), switches()
-            wall = end - begin if told is None else told
+            wall = end - begin
             off_cpu = watch and wall - (cpu_after - cpu_before) > protocol.max_off_cpu * wall
             disturbed = on_cpu and switches_after > switches_before
             (dropped if off_cpu or disturbed else clean).append(wall / inner * 1e3)

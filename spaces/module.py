@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["GraphModule", "run_graph"]
 
 
-def run_graph(graph: Graph, modules: Mapping[str, nn.Module], x: Tensor) -> Tensor:
-    """Run a one-input, one-output graph with the given module of every node.
+def run_graph(graph: Graph, modules: Mapping[str, nn.Module], *inputs: Tensor) -> Tensor:
+    """Run a graph of one output with the given module of every node.
 
     Parameters
     ----------
@@ -22,15 +22,15 @@ def run_graph(graph: Graph, modules: Mapping[str, nn.Module], x: Tensor) -> Tens
         The wiring.
     modules
         Node name to module; more nodes than the graph has are fine (a supernet's).
-    x
-        Input batch, ``(N, C, H, W)``.
+    inputs
+        Input batches, ``(N, C, H, W)``, in the order of the graph's inputs.
     """
     last: dict[str, int] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.inputs:
             last[name] = index
-    (source,), (target,) = graph.inputs, graph.outputs
-    values = {source: x}
+    (target,) = graph.outputs
+    values = dict(zip(graph.inputs, inputs, strict=True))
     for index, node in enumerate(graph.nodes):
         values[node.name] = modules[node.name](*(values[name] for name in node.inputs))
         for name in set(node.inputs):
@@ -48,6 +48,6 @@ class GraphModule(nn.Module):
         for node in graph.nodes:
             self.add_module(node.name, node.kernel.module(*graph.input_shapes(node)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of a batch ``(N, C, H, W)``."""
-        return run_graph(self.graph, self._modules, x)  # type: ignore[arg-type]
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits of a batch ``(N, C, H, W)``; a part of a network can have several inputs."""
+        return run_graph(self.graph, self._modules, *inputs)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def test_a_board_keeps_the_rules_and_computes_the_same(board: str, monkeypatch: 
 
     data = block.SerializeToString()
     runner = profiler.open(block)  # type: ignore[attr-defined]
-    assert 0 < runner.seconds(3) < 10
+    assert 0 < runner.device_ms(3) < 1e4
     found = runner.machine["main"](*runner.inputs).numpy()
     (given,) = inputs_of(data)
     expected = onnxruntime.InferenceSession(data).run(None, {block.graph.input[0].name: given})[0]

@@ -6,7 +6,6 @@ import gc
 import os
 import time
 from dataclasses import replace
-from typing import ClassVar
 
 import pytest
 
@@ -103,20 +102,3 @@ def test_time_off_the_cpu_is_a_disturbance_only_where_it_means_one() -> None:
     # with several threads the calling one waits for the others, with an accelerator for the device
     assert time_pass(waits, QUICK, threads=2).samples
     assert time_pass(waits, QUICK, on_cpu=False).clean
-
-
-def test_a_runner_with_a_clock_of_its_own_is_believed() -> None:
-    class Board:
-        asked: ClassVar[list[int]] = []
-
-        def __call__(self) -> None:
-            raise AssertionError("only its clock is asked")
-
-        def seconds(self, calls: int) -> float:
-            self.asked.append(calls)
-            return 5e-5 * calls
-
-    found = time_pass(Board(), replace(QUICK, sample_s=2e-4), on_cpu=False)
-    assert found.value_ms == pytest.approx(0.05)
-    assert found.inner == 4
-    assert set(Board.asked) == {1, 4}
