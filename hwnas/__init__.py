@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hwnas.spaces.errors import HwnasError
     from hwnas.spaces.graph import Graph
     from hwnas.spaces.space import SearchSpace, get_space
+    from hwnas.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ _HOME = {
     "resume": "hwnas.search:resume",
     "search": "hwnas.search:search",
     "select_pool": "hwnas.operator_pool:select_pool",
+    "tune": "hwnas.tuning:tune",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "resume",
     "search",
     "select_pool",
+    "tune",
 ]
 
 

@@ -52,7 +52,7 @@ def check_devices(limits: ConstraintSet, tables: str | None) -> None:
     for device in devices_of(limits):
         if device.startswith(RECORDED):
             continue
-        profiler = get_profiler(device)
+        profiler = get_profiler(device, tables=tables)
         precisions.add(profiler.file_precision)
         differences = find_table(device, tables).device.differences(profiler.device_record())
         if differences:
@@ -79,7 +79,8 @@ def deliver(run: Run, plan: Plan, ranked: Sequence[Evaluation], teacher: Any, pr
     InfeasibleError
         If none of the allowed number of finalists fits as measured.
     """
-    profilers = {device: get_profiler(device) for device in devices_of(plan.limits) if not device.startswith(RECORDED)}
+    measured = [device for device in devices_of(plan.limits) if not device.startswith(RECORDED)]
+    profilers = {device: get_profiler(device, tables=plan.settings.tables) for device in measured}
     tried = {tuple(entry["architecture"]): entry for entry in run.finalists()}
     for entry in tried.values():
         if entry["fits"]:  # the run was stopped between this finalist's line and best.json
@@ -223,7 +224,7 @@ def _cost(
     constraint: Constraint,
     predicted: float,
     row: np.ndarray,
-    measured: Mapping[str, Measurement],
+    results: Mapping[str, Measurement],
 ) -> dict[str, Any]:
     cost: dict[str, Any] = {"bound": constraint.bound, "predicted": predicted, "interval": None}
     if not METRICS[constraint.metric].device:
@@ -239,7 +240,7 @@ def _cost(
     if isinstance(model, LatencyModel):
         low, high = model.interval(row, LEVEL)
         cost["interval"] = [float(low[0]), float(high[0])]
-    result = measured.get(str(constraint.device))
+    result = results.get(str(constraint.device))
     if result is None:
         method = f"predicted from a table ({model.method})"
         return {**cost, "checked": None, "measured": None, "method": method, "fits": constraint.met(predicted)}

@@ -147,7 +147,8 @@ def _measure(target: Path, settings: Any, precision: str) -> dict[str, Any]:
         dropped = cls.precisions if precision != "float32" else ("int8",)
         kept = [qualifier for qualifier in qualifiers if qualifier not in dropped]
         device = ".".join([name, *([precision] if precision != cls.precisions[0] else []), *kept])
-        found[device] = get_profiler(device).measure(target.read_bytes(), Protocol().for_networks())
+        profiler = get_profiler(device, tables=settings.tables)
+        found[device] = profiler.measure(target.read_bytes(), Protocol().for_networks())
     return found
 
 

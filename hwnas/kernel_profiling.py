@@ -128,7 +128,7 @@ def profile_kernels(
         raise ConfigError(f"predictors of kernels learn from two networks or more, not {networks}")
     start = time.monotonic()
     deadline = None if budget_s is None else start + budget_s
-    profiler = get_profiler(device, **({} if threads is None else {"threads": threads}))
+    profiler = get_profiler(device, tables=tables, **({} if threads is None else {"threads": threads}))
     protocol = Protocol.quick() if quick else Protocol()
     table = LatencyTable.create(table_root(tables) / profiler.key, profiler.device_record(protocol))
     curve: list[LearningPoint] = []

@@ -118,7 +118,7 @@ def profile(
     if not 0 < repeat_until < 1:
         raise ConfigError(f"repeat_until is a share between 0 and 1, such as 0.02, not {repeat_until}")
     chosen = space_for(space, data, data_root)
-    profiler = get_profiler(device, **({} if threads is None else {"threads": threads}))
+    profiler = get_profiler(device, tables=tables, **({} if threads is None else {"threads": threads}))
     protocol = replace(Protocol.quick() if quick else Protocol(), repeat_until=repeat_until)
     table = LatencyTable.create(table_root(tables) / profiler.key, profiler.device_record(protocol))
     contexts = (context,) if context and context != "both" else None

@@ -35,6 +35,7 @@ profilers = Registry(
         "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
+        "cpu-tvm-rpc": "hwnas.profilers.cpu_tvm_rpc:CpuTvmRpc",
         "gpu-cuda": "hwnas.profilers.gpu_cuda:GpuCuda",
         "gpu-openvino": "hwnas.profilers.gpu_openvino:GpuOpenVino",
         "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
@@ -87,13 +88,15 @@ class ProfilerInfo:
     state: str
 
 
-def get_profiler(key: str, **options: Any) -> Profiler:
+def get_profiler(key: str, *, tables: str | None = None, **options: Any) -> Profiler:
     """Make the profiler of a device key, such as ``cpu-onnxruntime.int8.t2`` or ``recorded.cpu-onnxruntime``.
 
     Parameters
     ----------
     key
         Registered name, then qualifiers separated by dots.
+    tables
+        Folder of tables, for a device that keeps something beside its own; others do not need it.
     options
         Passed to the profiler's constructor.
 
@@ -114,6 +117,8 @@ def get_profiler(key: str, **options: Any) -> Profiler:
     for option in options:
         if option not in signature(cls).parameters:
             raise ConfigError(f"{name} has no option {option!r}; it takes {', '.join(signature(cls).parameters)}")
+    if tables is not None and "tables" in signature(cls).parameters:
+        options["tables"] = tables
     if reason := cls.unavailable():
         raise DeviceUnavailable(f"{name} is not available here: {reason}")
     return cls.from_qualifiers(qualifiers, **options)

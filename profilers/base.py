@@ -86,6 +86,8 @@ class Profiler(ABC):
     max_threads: ClassVar[int] = 1
     #: Most images that one inference may take.
     max_batch: ClassVar[int] = 1
+    #: Qualifiers that switch something on: parameters of the constructor that are true or false.
+    switches: ClassVar[tuple[str, ...]] = ()
     #: How the latencies come to be, see `hwnas.latency_tables.METHODS`.
     method: str = "measured"
 
@@ -121,13 +123,14 @@ class Profiler(ABC):
         settings: dict[str, Any] = {}
         for qualifier in qualifiers:
             found = {kind: match for kind, form in _NUMBERS.items() if (match := form.fullmatch(qualifier))}
-            if not found and qualifier not in cls.precisions:
+            if not found and qualifier not in (*cls.precisions, *cls.switches):
                 raise ConfigError(
-                    f"{cls.name} has no qualifier {qualifier!r}; it takes {', '.join(cls.precisions)}"
+                    f"{cls.name} has no qualifier {qualifier!r}; it takes {', '.join((*cls.precisions, *cls.switches))}"
                     + (", t2, t4, ... for threads" if cls.max_threads > 1 else "")
                     + (", b2, b4, ... for images at once" if cls.max_batch > 1 else "")
                 )
-            name, value = next(((kind, int(match[1])) for kind, match in found.items()), ("precision", qualifier))
+            plain = (qualifier, True) if qualifier in cls.switches else ("precision", qualifier)
+            name, value = next(((kind, int(match[1])) for kind, match in found.items()), plain)
             if name in settings:
                 raise ConfigError(f"the {name} of {cls.name} is given twice: {'.'.join(qualifiers)}")
             settings[name] = value
@@ -144,6 +147,7 @@ class Profiler(ABC):
         parts = [self.name]
         if self.precision != self.precisions[0]:
             parts.append(self.precision)
+        parts += [switch for switch in self.switches if getattr(self, switch)]
         if self.threads > 1:
             parts.append(f"t{self.threads}")
         if self.batch > 1:

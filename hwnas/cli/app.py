@@ -15,6 +15,7 @@ from hwnas.cli.predict import predict
 from hwnas.cli.profile import profile
 from hwnas.cli.report import report
 from hwnas.cli.search import search
+from hwnas.cli.tune import tune
 from hwnas.spaces.errors import HwnasError
 
 __all__ = ["app"]
@@ -48,7 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-for command in (devices, spaces, strategies, tables, profile, pool, search, export, predict, report):
+for command in (devices, spaces, strategies, tables, profile, tune, pool, search, export, predict, report):
     app.command()(command)
 
 

@@ -93,7 +93,7 @@ def profile(
     import hwnas
 
     if fusions:
-        _fusions(device, threads, quick, json)
+        _fusions(device, threads, quick, tables, json)
         return
     if active and space is not None:
         raise ConfigError("--active belongs to profiles of any network; leave out --active or --space")
@@ -173,13 +173,13 @@ def _any_network(
         typer.echo("  the time was up; the same command goes on from here")
 
 
-def _fusions(device: str, threads: int | None, quick: bool, json: bool) -> None:
+def _fusions(device: str, threads: int | None, quick: bool, tables: str | None, json: bool) -> None:
     """Time pairs of operators, see `hwnas.profilers.fusions.find_fusions`."""
     from hwnas.profilers import Protocol, get_profiler
     from hwnas.profilers.fusions import find_fusions
     from hwnas.quantize import preparation
 
-    profiler = get_profiler(device, **({} if threads is None else {"threads": threads}))
+    profiler = get_profiler(device, tables=tables, **({} if threads is None else {"threads": threads}))
     protocol = Protocol.quick() if quick else Protocol()
     with progress_bar() as progress:
         found = find_fusions(

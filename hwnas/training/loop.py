@@ -28,7 +28,7 @@ from hwnas.training.config import TrainConfig
 from hwnas.training.precision import autocast, choose_precision, pick_device
 from hwnas.training.scoring import Score
 
-__all__ = ["EpochRecord", "Loop", "Progress", "distillation_loss"]
+__all__ = ["Companion", "EpochRecord", "Loop", "Progress", "distillation_loss"]
 
 #: Called as ``progress(done, total, text)``, counting steps; the text before ``": "`` names the stage.
 Progress = Callable[[float, float, str], None]
