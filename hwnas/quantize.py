@@ -6,7 +6,9 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -242,10 +244,11 @@ class _KeptQuantised:
     """Quantises for timing, once a model: the protocol opens it several times, and quantising takes seconds."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="hwnas-int8-")
+        self._folder = Path(tempfile.mkdtemp(prefix="hwnas-int8-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def __call__(self, model: ModelProto) -> ModelProto:
-        path = Path(self._folder.name, sha256(model.SerializeToString(deterministic=True)).hexdigest())
+        path = Path(self._folder, sha256(model.SerializeToString(deterministic=True)).hexdigest())
         if not path.exists():
             atomic_write(path, quantize_for_timing(model).SerializeToString())
         return load_onnx(path)
