@@ -29,7 +29,7 @@ import numpy as np
 
 from hwnas.latency_tables.device import METHODS, DeviceRecord, now
 from hwnas.spaces.errors import TableError
-from hwnas.spaces.files import append_line, atomic_write, make_folder, mend_tail
+from hwnas.spaces.files import append_line, atomic_write, held, make_folder, mend_tail
 
 __all__ = ["CONTEXTS", "LatencyTable", "NetworkRow", "Row"]
 
@@ -199,16 +199,8 @@ class LatencyTable:
             If the table is open for reading only, or another process is adding to it.
         """
         self._check_writable()
-        try:
-            import fcntl
-        except ImportError:  # Windows has no flock: there a second writer is not noticed
-            yield
-            return
-        with open(self.path / "device.json", "rb+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise TableError(f"another run is adding to the table in {self.path}; wait until it ends") from error
+        refusal = TableError(f"another run is adding to the table in {self.path}; wait until it ends")
+        with held(self.path / "device.json", refusal):
             yield
 
     # ------------------------------------------------------------------ reading

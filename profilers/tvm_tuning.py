@@ -32,7 +32,7 @@ from hwnas.profilers.model_io import first_line
 from hwnas.profilers.timing import pinned
 from hwnas.profilers.tvm_compile import load_tvm, local_target
 from hwnas.spaces.errors import ConfigError, DeviceUnavailable, ModelError, TableError
-from hwnas.spaces.files import append_line, atomic_write, make_folder, mend_tail
+from hwnas.spaces.files import append_line, atomic_write, held, make_folder, mend_tail
 
 __all__ = ["TRIALS", "Kernel", "Tuning", "TuningRecords", "gather", "kernels_of", "tune_kernels"]
 
@@ -283,16 +283,8 @@ class TuningRecords:
         TableError
             If another process is adding to them.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows has no flock: there a second writer is not noticed
-            yield
-            return
-        with open(self.folder / "tuning.json", "rb+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise TableError(f"another run is tuning in {self.folder}; wait until it ends") from error
+        refusal = TableError(f"another run is tuning in {self.folder}; wait until it ends")
+        with held(self.folder / "tuning.json", refusal):
             yield
 
 

@@ -1,14 +1,16 @@
-"""Files that survive a crash: atomic writes, and append-only logs that mend a torn last line."""
+"""Files that survive a crash: atomic writes, append-only logs that mend a torn last line, one writer at a time."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from hwnas.spaces.errors import ConfigError
+from hwnas.spaces.errors import ConfigError, HwnasError
 
-__all__ = ["append_line", "atomic_write", "make_folder", "mend_tail"]
+__all__ = ["append_line", "atomic_write", "held", "make_folder", "mend_tail"]
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -78,3 +80,27 @@ def mend_tail(path: str | os.PathLike[str]) -> int:
         keep = data.rfind(b"\n") + 1
         stream.truncate(keep)
     return len(data) - keep
+
+
+@contextmanager
+def held(path: Path, refusal: HwnasError) -> Iterator[None]:
+    """Hold a file for one process; released by the system when the process dies.
+
+    Parameters
+    ----------
+    path
+        An existing file, which is not changed.
+    refusal
+        Raised if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock: there a second writer is not noticed
+        yield
+        return
+    with open(path, "rb+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise refusal from error
+        yield
