@@ -34,9 +34,9 @@ from record import append_rows
 import hwnas
 from hwnas.constraints import ConstraintSet, parse_constraint
 from hwnas.latency_tables import find_table
+from hwnas.plan import SearchSettings
 from hwnas.pricing import LatencyModel
 from hwnas.run import Run
-from hwnas.search import SearchSettings
 
 SHARES = (0.25, 0.50, 0.75)
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from hwnas.evaluators.base import Evaluation
+    from hwnas.plan import Plan
     from hwnas.profilers import Measurement
     from hwnas.run import Run
-    from hwnas.search import Plan
     from hwnas.spaces.space import Architecture
 
 __all__ = ["LEVEL", "check_devices", "deliver", "devices_of", "for_device", "latency_notes", "precision_of"]

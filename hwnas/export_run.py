@@ -76,9 +76,9 @@ def export_run(
     from hwnas.data import load_data
     from hwnas.delivery import latency_notes
     from hwnas.export import annotate, verify
+    from hwnas.plan import SearchSettings
     from hwnas.quantize import quantize_onnx
     from hwnas.run import Run
-    from hwnas.search import SearchSettings
     from hwnas.spaces.space import get_space
 
     if precision not in PRECISIONS:

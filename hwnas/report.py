@@ -13,7 +13,9 @@ from typing import Any
 
 from hwnas.constraints import METRICS, format_value
 from hwnas.run import Run, checked
+from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.files import atomic_write
+from hwnas.svg_plot import COLOURS, Plot, number
 
 __all__ = ["Report", "describe_cost", "make_report"]
 
@@ -22,8 +24,20 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #d8dee6;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.miss{color:#b3261e}.fit{color:#1b6e3c}
+span.p{display:inline-block;margin:0 .3rem .2rem 0;padding:0 .4rem;border:1px solid #d8dee6}
 svg{width:100%;height:auto}svg text{font-size:12px;fill:#4a5566}code{font-size:.9em}
 """
+
+#: What is drawn of a probabilistic strategy's steps, and from which of its records.
+_TRACES = (
+    ("entropy of the distribution in nats, by step", ("entropy",)),
+    (
+        "draws a step (blue), and as how many their weights count (orange)",
+        ("samples", "effective_samples"),
+    ),
+    ("share of the draws within the budget, by step", ("within_budget",)),
+    ("mean score of the draws, by step", ("score",)),
+)
 
 
 @dataclass(frozen=True)
@@ -85,16 +99,12 @@ def _summarise(run: Run) -> dict[str, Any]:
     }
 
 
-def _number(value: Any, digits: int = 4) -> str:
-    return f"{value:.{digits}g}" if isinstance(value, int | float) and math.isfinite(value) else "–"
-
-
 def _value(text: str, value: Any) -> str:
     """A value with the unit of the constraint `text`."""
     metric = re.split(r"[@\s]", text, maxsplit=1)[0]
     if metric in METRICS and isinstance(value, int | float):
         return format_value(metric, value)
-    return _number(value)
+    return number(value)
 
 
 def describe_cost(text: str, cost: Mapping[str, Any]) -> str:
@@ -133,17 +143,17 @@ def _text(summary: dict[str, Any]) -> str:
         f"space   {settings.get('space')}",
         f"data    {settings.get('data')}",
         f"search  {settings.get('strategy')}, {summary['evaluations']} evaluations, best score "
-        f"{_number(summary['best_score'])}",
+        f"{number(summary['best_score'])}",
     ]
     for finalist in summary["finalists"]:
         verdict = "fits" if finalist.get("fits") else "misses its budget"
-        lines.append(f"finalist {finalist['architecture']}: accuracy {_number(finalist.get('accuracy'))}, {verdict}")
+        lines.append(f"finalist {finalist['architecture']}: accuracy {number(finalist.get('accuracy'))}, {verdict}")
         lines += [f"  {text}: {describe_cost(text, cost)}" for text, cost in _costs(finalist)]
     best = summary["best"]
     if best is None:
         lines.append(f"state   not finished; `hwnas search --resume {summary['run']}` goes on with it")
     else:
-        lines.append(f"answer  accuracy {_number(best.get('accuracy'))}, architecture {best.get('architecture')}")
+        lines.append(f"answer  accuracy {number(best.get('accuracy'))}, architecture {best.get('architecture')}")
         lines += [f"  {text}: {describe_cost(text, cost)}" for text, cost in _costs(best)]
         if summary["onnx"] is not None:
             lines.append(f"onnx    {summary['onnx']}")
@@ -177,8 +187,8 @@ def _html(run: Run, summary: dict[str, Any]) -> str:
         parts.append(f"<p>Not finished: <code>{escape(command)}</code> goes on with it.</p>")
     else:
         costs = "; ".join(f"{escape(text)}: {escape(describe_cost(text, cost))}" for text, cost in _costs(best))
-        parts.append(f"<p>Accuracy <b>{_number(best.get('accuracy'))}</b>. {costs}.</p>")
-    parts += ["<h2>Search</h2>", _scatter(run)]
+        parts.append(f"<p>Accuracy <b>{number(best.get('accuracy'))}</b>. {costs}.</p>")
+    parts += ["<h2>Search</h2>", _scatter(run), _distribution(run)]
     if summary["finalists"]:
         parts += ["<h2>Finalists: predicted and measured</h2>", _finalists(summary["finalists"])]
     if best is not None and isinstance(best.get("choices"), dict):
@@ -202,7 +212,7 @@ def _finalists(finalists: Sequence[dict[str, Any]]) -> str:
             rows.append(
                 (
                     f"<code>{escape(str(finalist['architecture']))}</code>" if first else "",
-                    _number(finalist.get("accuracy")) if first else "",
+                    number(finalist.get("accuracy")) if first else "",
                     escape(text),
                     _value(text, cost.get("predicted")),
                     _span(text, cost).strip(" ()") or "–",
@@ -214,20 +224,6 @@ def _finalists(finalists: Sequence[dict[str, Any]]) -> str:
             first = False
     head = ("architecture", "accuracy", "constraint", "predicted", "interval", "on the device", "method", "")
     return _table(head, rows, frozenset({1, 3, 4, 5}))
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers that divide an interval into four to nine parts."""
-    raw = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
-    return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin
 
 
 def _scatter(run: Run) -> str:
@@ -249,40 +245,61 @@ def _scatter(run: Run) -> str:
                     measured.append((float(value), float(score)))
     if not points:
         return f"<p>{len(trials)} architectures evaluated; none of them has a finite score to draw.</p>"
-    x0, x1 = _range([x for x, _ in [*points, *measured]] + bounds[:1])
-    y0, y1 = _range([y for _, y in [*points, *measured]])
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return 70 + (x - x0) / (x1 - x0) * 700, 20 + (y1 - y) / (y1 - y0) * 320
-
-    marks = []
-    for tick in _ticks(x0, x1):
-        x, _ = place(tick, y0)
-        marks.append(f'<path d="M{x:.1f} 20V340" stroke="#e6eaef"/>')
-        marks.append(f'<text x="{x:.1f}" y="358" text-anchor="middle">{_number(tick)}</text>')
-    for tick in _ticks(y0, y1):
-        _, y = place(x0, tick)
-        marks.append(f'<path d="M70 {y:.1f}H770" stroke="#e6eaef"/>')
-        marks.append(f'<text x="62" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    xs, ys = zip(*points, *measured, strict=True)
+    plot = Plot([*xs, *bounds[:1]], ys)
     for bound in bounds[:1]:
-        x, _ = place(bound, y0)
-        marks.append(f'<path d="M{x:.1f} 20V340" stroke="#b3261e" stroke-dasharray="5 4"/>')
-        marks.append(f'<text x="{x - 5:.1f}" y="32" text-anchor="end">budget</text>')
-    for value in points:
-        x, y = place(*value)
-        marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#3567b8" fill-opacity=".45"/>')
-    for value in measured:
-        x, y = place(*value)
-        marks.append(
-            f'<path d="M{x - 6:.1f} {y:.1f}h12M{x:.1f} {y - 6:.1f}v12" stroke="#d06a00" stroke-width="2.5">'
-            f"<title>measured {_number(value[0])}, score {_number(value[1])}</title></path>"
-        )
+        plot.limit(bound, "budget")
+    plot.dots(points)
+    for x, y in measured:
+        plot.cross(x, y, f"measured {number(x)}, score {number(y)}")
     metric = axis.partition("@")[0]
     unit = next(iter(METRICS[metric].units)) if metric in METRICS else ""
     caption = f"{escape(axis)}{' in ' if unit else ''}{unit}: {len(points)} candidates as predicted (dots)"
     caption += f", {len(measured)} finalists as measured (crosses)" if measured else ""
-    return (
-        f'<svg viewBox="0 0 800 400" role="img" aria-label="score against cost">{"".join(marks)}'
-        f'<text x="420" y="388" text-anchor="middle">{caption}</text>'
-        '<text x="16" y="180" text-anchor="middle" transform="rotate(-90 16 180)">score</text></svg>'
-    )
+    return plot.svg(caption, "score against cost", y_label="score")
+
+
+# ---------------------------------------------------------------------- a strategy's distribution
+
+
+def _distribution(run: Run) -> str:
+    """How the distribution of a probabilistic strategy moved, and where it is; nothing for other strategies."""
+    state = (run.state or {}).get("strategy")
+    own = state.get("own") if isinstance(state, dict) else None
+    trace = own.get("trace") if isinstance(own, dict) else None
+    if not isinstance(trace, list) or not trace or not all(isinstance(step, dict) for step in trace):
+        return ""
+    plots = []
+    for title, names in _TRACES:
+        lines = []
+        for name in names:
+            values = [(float(at), step.get(name)) for at, step in enumerate(trace, start=1)]
+            lines.append([(x, float(y)) for x, y in values if isinstance(y, int | float) and math.isfinite(y)])
+        if not all(lines):
+            continue
+        plot = Plot([x for line in lines for x, _ in line], [y for line in lines for _, y in line], height=240)
+        for line, colour in zip(lines, COLOURS, strict=False):
+            plot.line(line, colour)
+        plots.append(plot.svg(title, f"{', '.join(names)} by step"))
+    return f"<h2>Distribution</h2>{''.join(plots)}{_marginals(run, own)}"
+
+
+def _marginals(run: Run, own: Mapping[str, Any]) -> str:
+    """The probability of each choice, as a table that is darker where it is larger."""
+    from hwnas.spaces.space import get_space
+    from hwnas.strategies.distribution import ArchitectureDistribution
+
+    spec = (run.best or {}).get("space") or run.settings.get("space")
+    try:
+        space = get_space(str(spec))
+        distribution = ArchitectureDistribution.from_json(space.radices, own["distribution"])
+    except (ConfigError, ValueError, KeyError, TypeError):  # of another version, or shaped by data that is not here
+        return "<p>The probabilities of the choices cannot be shown: they do not fit the space of the run.</p>"
+    rows = []
+    for decision, shares in zip(space.decisions, distribution.marginals(), strict=True):
+        cells = (
+            f'<span class="p" style="background:rgba(53,103,184,{share:.2f})">{escape(label)} {share:.2f}</span>'
+            for label, share in zip(decision.choices, shares.tolist(), strict=True)
+        )
+        rows.append((escape(decision.name), "".join(cells)))
+    return _table(("decision", "probability of each choice at the end"), rows)

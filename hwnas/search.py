@@ -11,88 +11,31 @@ where a killed process left it:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.constraints import ConstraintSet
+from hwnas.plan import Plan, SearchSettings
 from hwnas.run import Run, default_run_path
 from hwnas.spaces.errors import ConfigError, InfeasibleError
-from hwnas.spaces.space import Architecture, SearchSpace, get_space
+from hwnas.spaces.space import Architecture
 
 if TYPE_CHECKING:
-    from hwnas.data.base import Dataset
     from hwnas.evaluators.base import Evaluation, Evaluator
-    from hwnas.sampler import FeasibleSampler
     from hwnas.spaces.supernet import Supernet
     from hwnas.strategies.base import Stage, Strategy
     from hwnas.training import Teacher
 
-__all__ = ["Plan", "SearchResult", "SearchSettings", "resume", "search"]
+__all__ = ["SearchResult", "resume", "search"]
 
 Progress = Callable[[float, float, str], None]
-EVALUATORS = ("one-shot", "scratch")
-#: architectures that a search by training from scratch evaluates unless told otherwise
-SCRATCH_EVALUATIONS = 32
 #: architectures asked for at a time; a kill loses at most their evaluations
 BATCH = 8
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """Everything that a run needs to be repeated; kept in its ``run.toml``. See `search` for the meanings."""
-
-    space: str
-    data: str
-    constraints: tuple[str, ...]
-    strategy: str = "evolution"
-    options: tuple[str, ...] = ()
-    evaluator: str = "one-shot"
-    evaluations: int | None = None
-    supernet_epochs: int | None = None
-    epochs: int | None = None
-    finalists: int = 5
-    seed: int = 0
-    tables: str | None = None
-    data_root: str | None = None
-    limit: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    threads: int | None = None
-    precision: str = "float32"
-    distill: bool = False
-
-    def __post_init__(self) -> None:
-        if self.evaluator not in EVALUATORS:
-            raise ConfigError(f"there is no evaluator {self.evaluator!r}; choose one of {', '.join(EVALUATORS)}")
-        if self.distill and self.evaluator != "one-shot":
-            raise ConfigError("distillation needs a supernet for its teacher; use the evaluator one-shot")
-        for name in ("evaluations", "supernet_epochs", "epochs", "finalists", "limit", "batch_size", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
-
-    @classmethod
-    def from_run(cls, settings: Mapping[str, Any]) -> SearchSettings:
-        """Read back what a run was started with.
-
-        Raises
-        ------
-        ConfigError
-            If a setting is unknown or missing: the run is of another version of hwnas.
-        """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(settings) - known)
-        if unknown or not {"space", "data", "constraints"} <= set(settings):
-            what = (
-                f"has the setting {unknown[0]!r}, which is unknown"
-                if unknown
-                else "lacks its space, data or constraints"
-            )
-            raise ConfigError(f"the run {what}; it is damaged or of another version of hwnas")
-        lists = {name: tuple(settings[name]) for name in ("constraints", "options") if name in settings}
-        return cls(**{**settings, **lists})
+#: while a strategy trains the weights by its draws, its state is kept this often
+STATE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -233,76 +176,6 @@ def resume(run: str | Path, progress: Progress | None = None) -> SearchResult:
         return _execute(opened, Plan(SearchSettings.from_run(opened.settings)), progress)
 
 
-class Plan:
-    """A search's settings made concrete: space, data, limits, sampler, strategy.
-
-    Raises
-    ------
-    HwnasError
-        If anything that the settings name does not exist, does not fit, or cannot be met.
-    """
-
-    def __init__(self, settings: SearchSettings) -> None:
-        from hwnas.data import load_data
-        from hwnas.delivery import check_devices
-        from hwnas.strategies import make_strategy
-        from hwnas.training import TrainConfig
-
-        self.settings = settings
-        if not settings.constraints:
-            raise ConfigError("a search needs at least one constraint, such as 'latency@cpu-onnxruntime <= 2ms'")
-        common: dict[str, Any] = {"seed": settings.seed, "precision": settings.precision}
-        if settings.batch_size is not None:
-            common["batch_size"] = settings.batch_size
-        if settings.lr is not None:
-            common["lr"] = settings.lr
-        own: dict[str, Any] = {} if settings.epochs is None else {"epochs": settings.epochs}
-        self.config = TrainConfig(**common, **own)
-        shared: dict[str, Any] = {} if settings.supernet_epochs is None else {"epochs": settings.supernet_epochs}
-        self.supernet_config = TrainConfig.supernet(**common, **shared)
-        self.data: Dataset = load_data(settings.data, root=settings.data_root, limit=settings.limit, seed=settings.seed)
-        self.space: SearchSpace = get_space(
-            settings.space, resolution=self.data.resolution, channels=self.data.channels, classes=self.data.classes
-        )
-        if (self.space.channels, self.space.classes) != (self.data.channels, self.data.classes):
-            raise ConfigError(
-                f"{self.space.spec} takes {self.space.channels} channels and {self.space.classes} classes, "
-                f"but {self.data.name} has {self.data.channels} and {self.data.classes}"
-            )
-        if self.space.resolution != self.data.resolution:
-            self.data = load_data(
-                settings.data,
-                root=settings.data_root,
-                limit=settings.limit,
-                seed=settings.seed,
-                resolution=self.space.resolution,
-            )
-        self.limits = ConstraintSet(settings.constraints, self.space, settings.tables)
-        self.sampler: FeasibleSampler = self.limits.sampler()
-        self.strategy: Strategy = make_strategy(
-            settings.strategy, self.space, self.sampler, seed=settings.seed, **_strategy_settings(settings.options)
-        )
-        self.strategy.expect(self.evaluations)
-        check_devices(self.limits, settings.tables)
-
-    @property
-    def evaluations(self) -> int:
-        """How many candidates are scored."""
-        if self.settings.evaluations is not None:
-            return self.settings.evaluations
-        return self.strategy.planned if self.settings.evaluator == "one-shot" else SCRATCH_EVALUATIONS
-
-
-def _strategy_settings(options: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in options:
-        name, separator, value = (part.strip() for part in text.partition("="))
-        if not separator or not name:
-            raise ConfigError(f"cannot read the option {text!r} of the strategy; write name=value")
-        found[name] = value
-    return found
-
-
 def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
     from hwnas.delivery import deliver
 
@@ -379,7 +252,7 @@ class _Evaluators:
                 plan.data,
                 config,
                 checkpoint=self.run.checkpoint(name),
-                progress=self.progress,
+                progress=_saving(self.run, plan.strategy, self.progress),
             )
             return OneShotEvaluator(self._supernet, plan.data, seed=plan.settings.seed)
         train_supernet(
@@ -492,5 +365,20 @@ def _staged(progress: Progress | None, stage: str) -> Progress:
     def report(done: float, total: float, text: str) -> None:
         if progress is not None:
             progress(done, total, f"{stage}: {text}")
+
+    return report
+
+
+def _saving(run: Run, strategy: Strategy, progress: Progress | None) -> Progress:
+    """A progress callback that also keeps the strategy's state now and then, for a report on an unfinished run."""
+    saved = time.monotonic()
+
+    def report(done: float, total: float, text: str) -> None:
+        nonlocal saved
+        if time.monotonic() - saved >= STATE_SECONDS:
+            run.save_state({"told": 0, "strategy": strategy.state_dict()})
+            saved = time.monotonic()
+        if progress is not None:
+            progress(done, total, text)
 
     return report

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -21,10 +20,10 @@ import torch
 import hwnas
 from hwnas.export import metadata_of, onnx_accuracy
 from hwnas.latency_tables import LatencyTable
+from hwnas.plan import SearchSettings
 from hwnas.profilers import profilers
 from hwnas.profilers.cpu_onnxruntime import CpuOnnxRuntime
 from hwnas.report import describe_cost
-from hwnas.search import SearchSettings
 from hwnas.spaces import ConfigError, InfeasibleError, ModelError, TableError
 
 DEVICE = "cpu-onnxruntime"
@@ -48,7 +47,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def budget(tables: str) -> float:
     table = LatencyTable.load(Path(tables) / DEVICE)
-    return 1.5 * float(np.median([row.median_ms for row in table.networks]))  # generous: other tests run beside it
+    # far above every network: other tests run beside it, and what a busy machine measures decides no test
+    return 5.0 * max(row.median_ms for row in table.networks)
 
 
 @pytest.fixture(scope="module")

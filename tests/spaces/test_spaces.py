@@ -18,8 +18,9 @@ SMALL = {"resolution": 8, "channels": 1, "classes": 10, "width": 0.25, "depth": 
 MIDDLE = {"resolution": 28, "channels": 1, "classes": 7, "width": 0.35}
 spaces = [get_space(name, **SMALL) for name in list_spaces()]
 middle = [get_space(name, **MIDDLE) for name in list_spaces()]
+spaces.append(get_space("fbnetv2(kernels=5,acts=swish,expansions=1.5+2.25,widths=1,splits=0+1+3)", **SMALL))
 both = pytest.mark.parametrize("space", [*spaces, *middle], ids=lambda space: space.spec)
-each = pytest.mark.parametrize("space", spaces, ids=lambda space: space.name)
+each = pytest.mark.parametrize("space", spaces, ids=lambda space: space.spec)
 
 
 def draw(space: SearchSpace, seed: int) -> tuple[int, ...]:
@@ -173,3 +174,21 @@ def test_bad_architectures_are_refused() -> None:
             space.lower(bad)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="too many to list"):
         get_space("mobilenet").all()
+
+
+def test_choices_of_fbnetv2() -> None:
+    space = get_space("fbnetv2(kernels=3,acts=relu,splits=1)", resolution=32)
+    assert space.decisions[0].choices == ("3",)
+    assert {decision.choices for decision in space.decisions[4::5]} == {("1",)}
+    for text, words in (
+        ("kernels=4", "odd numbers"),
+        ("kernels=5+3", "rise"),
+        ("expansions=", "numbers above 0"),
+        ("expansions=nan", "numbers above 0"),
+        ("acts=relu+relu", "each once"),
+        ("acts=step", "hswish"),
+        ("splits=1+1", "rise"),
+        ("widths=0", "numbers above 0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            get_space(f"fbnetv2({text})")
