@@ -1,6 +1,7 @@
 """Claim: FP-NAS's adaptive and factorised sampling needs fewer architectures than PARSEC for the same quality.
 
     HWNAS_DATA=DIR python benchmarks/fpnas.py tables           # NAS-Bench-201 and NAS-Bench-Macro
+    HWNAS_DATA=DIR python benchmarks/fpnas.py budgets          # FLOPs targets, by draws and by the expected cost
     python benchmarks/fpnas.py interactions                    # factorised, joint, and one after the other
 
 ``tables``: PARSEC with 14 and with 16 draws a step searches for a number of architectures. For each seed, FP-NAS's
@@ -8,10 +9,15 @@ count is that after which what it would deliver stays at least as good, by the s
 delivers in the end; a seed that never gets there counts as infinite. The learning rate of each method is the one of
 ``--rates`` with the best median result on seeds of its own, so that PARSEC is not beaten by a setting.
 
+``budgets``: five bounds on FLOPs, which four to one in five networks of NAS-Bench-201 meet. The gradient of the budget
+comes from the draws, as in the paper, or from the expected cost, exactly. Reported is how much of the bound what is
+delivered uses, by how much it is worse than the best network that fits (both by the score that is searched on), and
+the share of the last draws that fit.
+
 ``interactions``: scores are sums of random look-ups, part of them over pairs of decisions of one layer. The joint
 distribution can hold a preference for a pair, the factorised one cannot.
 
-Results are appended to ``benchmarks/results/fpnas_tables.csv`` and ``fpnas_interactions.csv``.
+Results are appended to ``benchmarks/results/fpnas_tables.csv``, ``fpnas_budgets.csv`` and ``fpnas_interactions.csv``.
 """
 
 from __future__ import annotations
@@ -28,9 +34,11 @@ from typing import Any, ClassVar
 import numpy as np
 from record import append_rows
 
+from hwnas.constraints import ConstraintSet
 from hwnas.costs import AdditiveCost, Part
 from hwnas.evaluators import Evaluation
 from hwnas.evaluators.tabular import REPORT, SCORE, nasbench201_columns
+from hwnas.sampler import FeasibleSampler
 from hwnas.spaces import Architecture, Decision, SearchSpace, get_space
 from hwnas.spaces.graph import Graph
 from hwnas.strategies import make_strategy
@@ -79,10 +87,17 @@ def tables() -> dict[str, tuple[SearchSpace, np.ndarray, np.ndarray]]:
 
 
 def search(
-    name: str, space: SearchSpace, score: Scores, seed: int, evaluations: int, **settings: Any
+    name: str,
+    space: SearchSpace,
+    score: Scores,
+    seed: int,
+    evaluations: int,
+    *,
+    sampler: FeasibleSampler | None = None,
+    **settings: Any,
 ) -> tuple[list[tuple[int, Architecture]], Any]:
     """What a strategy would deliver after so many architectures each, and the strategy."""
-    strategy = make_strategy(name, space, None, seed=seed, **settings)
+    strategy = make_strategy(name, space, sampler, seed=seed, **settings)
     strategy.expect(evaluations)
     done, delivered = 0, []
     while done < evaluations:
@@ -181,6 +196,47 @@ def _look_up(space: SearchSpace, column: np.ndarray, architectures: np.ndarray) 
     return np.asarray(column[np.ravel_multi_index(tuple(architectures.T), tuple(space.radices.tolist()))])
 
 
+def budgets(seeds: int, evaluations: int) -> list[dict[str, object]]:
+    """Bounds on FLOPs on NAS-Bench-201, with the two ways to the budget's gradient."""
+    space, scores, _ = tables()["NAS-Bench-201"]
+    look_up = partial(_look_up, space, scores)
+    every = space.all()
+    flops = ConstraintSet(["flops <= 1G"], space).bounds[0].cost.values(every)
+    rows: list[dict[str, object]] = []
+    for share in (0.2, 0.35, 0.5, 0.65, 0.8):
+        target = int(np.quantile(flops, share))
+        best = float(look_up(every[flops <= target]).max())
+        for label, expected in (("draws", False), ("expected cost", True)):
+            used, behind, inside = [], [], []
+            for seed in range(seeds):
+                sampler = ConstraintSet([f"flops <= {target}"], space).sampler()
+                settings = {"rate": 1.0, "learning_rate": 0.1, "expected": expected, "sampler": sampler}
+                delivered, strategy = search("fpnas", space, look_up, seed, evaluations, **settings)
+                chosen = np.array([delivered[-1][1]])
+                used.append(float(_look_up(space, flops, chosen)[0]) / target)
+                behind.append(best - float(look_up(chosen)[0]))
+                inside.append(float(np.mean([step["within_budget"] for step in strategy.trace[-20:]])))
+            rows.append(
+                {
+                    "date": datetime.date.today().isoformat(),
+                    "benchmark": "NAS-Bench-201",
+                    "target_mflops": round(target / 1e6, 3),
+                    "networks_that_fit_percent": round(100 * share),
+                    "gradient": label,
+                    "seeds": seeds,
+                    "architectures": evaluations,
+                    "used_percent_median": round(100 * float(np.median(used)), 2),
+                    "used_percent_most": round(100 * max(used), 2),
+                    "behind_best_median": round(interval(np.array(behind))[0], 3),
+                    "behind_low95": round(interval(np.array(behind))[1], 3),
+                    "behind_high95": round(interval(np.array(behind))[2], 3),
+                    "last_draws_that_fit_percent": round(100 * float(np.mean(inside)), 1),
+                }
+            )
+            print(*list(rows[-1].values())[1:], sep="  ", flush=True)
+    return rows
+
+
 def interactions(seeds: int, evaluations: int, strengths: Sequence[float]) -> list[dict[str, object]]:
     """Factorised, joint, and factorised then joint, on sums of look-ups with more and more of them over pairs."""
     rows: list[dict[str, object]] = []
@@ -236,7 +292,7 @@ def _best_of_layer(cost: AdditiveCost, layer: tuple[int, ...], radices: Sequence
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tables", "interactions"))
+    parser.add_argument("what", choices=("tables", "budgets", "interactions"))
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--architectures", type=int, default=2000)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4])
@@ -244,6 +300,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "tables":
         append_rows("fpnas_tables", compare_on_tables(arguments.seeds, arguments.architectures, arguments.rates))
+    elif arguments.what == "budgets":
+        append_rows("fpnas_budgets", budgets(arguments.seeds, arguments.architectures))
     else:
         append_rows("fpnas_interactions", interactions(arguments.seeds, arguments.architectures, arguments.strengths))
 

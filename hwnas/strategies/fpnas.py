@@ -12,7 +12,7 @@ so ever fewer, and begins with a fully factorised distribution, which it multipl
 Ours, where the papers' formulas would not work as they stand: log-likelihoods are divided by the spread of scores
 within steps and a temperature (a softmax over sums of hundreds of images is one-hot); 1/K is subtracted from both
 weights, which leaves the expectation and takes out most of the noise; K stays above 1, where the update would carry no
-signal.
+signal; log C has a small constant added, since without it the last draw beyond the budget pushes as hard as many do.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = ["FpNas", "Parsec", "excess", "importance", "pull"]
 
 #: Draws among which the most probable feasible architecture is looked for where the space is too large to list.
 DRAWS = 4096
-#: Added to the hinge on the expected cost, whose logarithm has no gradient where the target is met.
-SOFTEN = 0.05
+#: Added to the excess over the budget before its logarithm is taken, which has no gradient at 0.
+SOFTEN = 0.02
 
 
 def excess(bounds: Sequence[Bound], architectures: np.ndarray) -> np.ndarray:
@@ -66,21 +66,21 @@ def importance(log_likelihoods: np.ndarray) -> np.ndarray:
 
 
 def pull(log_likelihoods: np.ndarray, misses: np.ndarray, beta: float) -> np.ndarray:
-    """How strongly the distribution is drawn to each architecture: ``w_k - beta c_k``, each less its mean 1/K.
+    """How strongly the distribution is drawn to each architecture: ``w_k - beta c_k``, each less its mean.
 
     Parameters
     ----------
     log_likelihoods
         Of the draws, ``(K,)``.
     misses
-        Their excess over the budget, ``(K,)``; where no draw has any, the budget does not pull.
+        Their excess over the budget, ``(K,)``: ``c_k`` is its share of their sum and `SOFTEN` a draw. Where no draw has
+        any, the budget does not pull.
     beta
         Weight of the budget.
     """
     weights = importance(log_likelihoods)
     found = weights - weights.mean()
-    if misses.sum() > 0:
-        found = found - beta * (misses / misses.sum() - 1 / len(misses))
+    found = found - beta * (misses - misses.mean()) / (misses.sum() + SOFTEN * len(misses))
     return np.asarray(found)
 
 
