@@ -9,10 +9,11 @@ from scratch, all alike, `--finals` times, and tested.
 ``splits``   FP-NAS with searched splits, with squeeze-and-excitation everywhere, and without attention, under one
              FLOPs target.
 
-    python benchmarks/fpnas_supernet.py compare --runs DIR --tables DIR            # scaled: about an hour on two cores
-    python benchmarks/fpnas_supernet.py targets splits --runs DIR --tables DIR
-    python benchmarks/fpnas_supernet.py compare targets splits --runs DIR --tables DIR \\
-        --resolution 28 --width 1 --depth 1 --limit 55000 --steps 20000 --final-epochs 30   # full scale
+    python benchmarks/fpnas_supernet.py compare --runs DIR --tables DIR            # scaled: half an hour on two cores
+    python benchmarks/fpnas_supernet.py targets --runs DIR --tables DIR
+    python benchmarks/fpnas_supernet.py splits --runs DIR --tables DIR
+    python benchmarks/fpnas_supernet.py compare --runs DIR --tables DIR --resolution 28 --width 1 --depth 1 \\
+        --limit 55000 --steps 20000 --evolution-steps 100000 --evaluations 1000 --final-epochs 30   # full scale
 
 What was finished lies in ``--runs``: repeating the command goes on where it was stopped. Results are appended to
 ``benchmarks/results/fpnas_supernet.csv``.
@@ -151,9 +152,7 @@ def jobs_of(what: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         variants = {
             "PARSEC": {"method": "parsec", "options": {"samples": arguments.samples}, "steps": arguments.steps},
             "FP-NAS": fp_nas,
-            "FP-NAS, joint from the start": {**fp_nas, "options": {**fp_nas["options"], "coarse": 0.0}},
-            "evolution": {"method": "evolution", "steps": 4 * arguments.steps},
-            "evolution, longer": {"method": "evolution", "steps": 16 * arguments.steps},
+            "evolution": {"method": "evolution", "steps": arguments.evolution_steps},
             "random": {"method": "random"},
         }
         for share in arguments.budgets:
@@ -235,17 +234,18 @@ def summarise(what: str, results: list[dict[str, Any]]) -> list[dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=("compare", "targets", "splits"))
+    parser.add_argument("what", nargs="?", choices=("compare", "targets", "splits"))
     parser.add_argument("--tables", type=Path)
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--resolution", type=int, default=16)
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--depth", type=float, default=0.25)
     parser.add_argument("--limit", type=int, default=4000, help="training images of the searches")
-    parser.add_argument("--steps", type=int, default=240, help="of weights and distribution")
+    parser.add_argument("--steps", type=int, default=160, help="of weights and distribution")
     parser.add_argument("--samples", type=int, default=14, help="draws a step of PARSEC")
     parser.add_argument("--rate", type=float, default=0.5, help="draws a step of FP-NAS over the entropy in nats")
-    parser.add_argument("--evaluations", type=int, default=200, help="of evolution")
+    parser.add_argument("--evolution-steps", type=int, default=1280, help="of evolution's supernet, one path each")
+    parser.add_argument("--evaluations", type=int, default=100, help="of evolution")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.3], help="quantiles of random latencies")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--target-seeds", type=int, default=1)
@@ -264,9 +264,8 @@ def main() -> None:
     shared = {
         name: getattr(arguments, name) for name in ("limit", "evaluations", "final_limit", "final_epochs", "finals")
     }
-    for what in arguments.what:
-        jobs = [{**job, **shared, "tables": str(arguments.tables)} for job in jobs_of(what, arguments)]
-        append_rows("fpnas_supernet", summarise(what, run_all(jobs, arguments)))
+    jobs = [{**job, **shared, "tables": str(arguments.tables)} for job in jobs_of(arguments.what, arguments)]
+    append_rows("fpnas_supernet", summarise(arguments.what, run_all(jobs, arguments)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.graph import Graph, GraphBuilder
+from hwnas.spaces.growing import Growing
 from hwnas.spaces.kernels import Activation, Add, BatchNorm, Conv, GlobalPool, Linear, Pool, Zero
 from hwnas.spaces.scaling import ScaledSpace, keep_strides, scale_depth
 from hwnas.spaces.space import Architecture, Decision, Term
@@ -20,11 +21,13 @@ OPERATORS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3
 NONE, SKIP, CONVOLUTIONS, POOL = 0, 1, (2, 3), 4
 #: edges (from node, to node) in the order of the published architecture tables
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+#: the edges after the two inner nodes change places, if the edge between them is none
+_TWIN = (1, 0, 2, 3, 5, 4)
 STEM, CELLS = 16, 5
 PUBLISHED_HEAD_FLOPS = 5184
 
 
-class NASBench201(ScaledSpace):
+class NASBench201(ScaledSpace, Growing):
     """A cell of four nodes and six edges, five times in each of three stages (arXiv 2001.00326).
 
     Stages have 16, 32 and 64 channels; a residual block halves the resolution between them. An
@@ -84,6 +87,67 @@ class NASBench201(ScaledSpace):
 
     def live(self, architectures: np.ndarray) -> np.ndarray:
         return _alive(np.atleast_2d(architectures))
+
+    # ------------------------------------------------------------------ growth
+
+    token_kinds: ClassVar[tuple[int, ...]] = (0, 1)
+
+    @property
+    def vocabularies(self) -> tuple[int, ...]:
+        """Edges, and operators."""
+        return (len(EDGES), len(OPERATORS))
+
+    def parts(self, architectures: np.ndarray) -> np.ndarray:
+        """Edge and operator of each live edge; a dead one is absent, and the live ones come first."""
+        rows = np.atleast_2d(architectures)
+        alive = _alive(rows)
+        order = np.argsort(~alive, axis=1, kind="stable")
+        tokens = np.stack([order, np.take_along_axis(rows, order, axis=1)], axis=2)
+        return np.where(np.take_along_axis(alive, order, axis=1)[:, :, None], tokens, -1)
+
+    def complexity(self, architectures: np.ndarray) -> np.ndarray:
+        """Live edges of each cell."""
+        return np.asarray(_alive(np.atleast_2d(architectures)).sum(axis=1), dtype=np.int64)
+
+    def canonical(self, architectures: np.ndarray) -> np.ndarray:
+        """Without operators on dead edges, and of two nodes that do not read each other the lesser order."""
+        rows = np.atleast_2d(np.asarray(architectures, dtype=np.int64))
+        rows = np.where(_alive(rows), rows, NONE)
+        swapped = np.where(rows[:, [2]] == NONE, rows[:, _TWIN], rows)
+        shape = (len(OPERATORS),) * len(EDGES)
+        less = np.ravel_multi_index(tuple(swapped.T), shape) < np.ravel_multi_index(tuple(rows.T), shape)
+        return np.where(less[:, None], swapped, rows)
+
+    @cached_property
+    def _distinct(self) -> np.ndarray:
+        """Every different cell that computes something."""
+        rows = np.unique(self.canonical(self.all()), axis=0)
+        return rows[self.complexity(rows) > 0]
+
+    @cached_property
+    def _sets(self) -> np.ndarray:
+        """The operators of each different cell as a set of bits."""
+        return _set(self._distinct)
+
+    def seeds(self) -> np.ndarray:
+        """The cells that are a single path from the input to the output: of one, two or three edges."""
+        cells = self._distinct
+        alone = [(self._sets & ~bits == 0).sum() == 1 for bits in self._sets]  # holds no other cell than itself
+        return cells[np.array(alone)]
+
+    def expansions(self, architectures: np.ndarray) -> np.ndarray:
+        """Cells with one live edge more, or two where neither lives alone, that keep the edges they have."""
+        found = np.zeros(len(self._distinct), dtype=bool)
+        sizes = self.complexity(self._distinct)
+        for row in self.canonical(architectures):
+            kept = np.zeros(len(found), dtype=bool)
+            for spelling in (row, row[list(_TWIN)]) if row[2] == NONE else (row,):
+                bits = _set(spelling[None])[0]
+                kept |= self._sets & bits == bits
+            found |= kept & np.isin(sizes - (row != NONE).sum(), (1, 2))
+        return self._distinct[found]
+
+    # ------------------------------------------------------------------ costs
 
     def published_counts(self, architecture: Architecture) -> tuple[int, int]:
         """Parameters and FLOPs by the counting rules of the published table.
@@ -257,6 +321,12 @@ class _Plan:
                 found[_label(operator, adds, True), inputs] = with_relu
                 found[_label(operator, adds, False), inputs] = cells * runs.sum(axis=1) - with_relu
         return found
+
+
+def _set(cells: np.ndarray) -> np.ndarray:
+    """Cells as integers with a bit for each operator on each edge, ``(n,)``; none has no bit."""
+    edges = np.arange(len(EDGES)) * (len(OPERATORS) - 1)
+    return np.asarray(np.where(cells == NONE, 0, 1 << (edges + np.maximum(cells - 1, 0))).sum(axis=1))
 
 
 def _label(operator: int, adds: bool, relu: bool) -> str:

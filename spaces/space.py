@@ -38,6 +38,7 @@ spaces = Registry(
         "nasbench201": "hwnas.spaces.nasbench201:NASBench201",
         "hurricane": "hwnas.spaces.hurricane:Hurricane",
         "fbnetv2": "hwnas.spaces.fbnetv2:FBNetV2",
+        "pnas": "hwnas.spaces.pnas:PNAS",
     },
 )
 
@@ -183,6 +184,14 @@ class SearchSpace(ABC):
         if self.size > 10_000_000:
             raise ConfigError(f"{self.name} has {self.size:.2g} architectures: too many to list; sample instead")
         return np.stack(np.unravel_index(np.arange(self.size), self.radices), axis=1).astype(np.int64)
+
+    def covering(self) -> np.ndarray:
+        """A few architectures that together contain the weights of every choice, ``(n, decisions)``.
+
+        One of them has all last choices, which where weights are sliced are the largest.
+        """
+        rows = [np.full(len(self.radices), shift) % self.radices for shift in range(int(self.radices.max()))]
+        return np.stack([*rows, self.radices - 1])
 
     def describe(self, architecture: Architecture) -> dict[str, str]:
         """Decision name to chosen label."""

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -137,7 +136,5 @@ def _slice(whole: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def covering_graphs(space: SearchSpace) -> list[Graph]:
-    """Graphs of a few architectures that together contain every choice of every decision, one with all last ones."""
-    radices = space.radices
-    rows = [np.full(len(radices), shift) % radices for shift in range(int(radices.max()))]
-    return [space.lower(row.tolist()) for row in [*rows, radices - 1]]
+    """Graphs of a few architectures that together contain the weights of every choice."""
+    return [space.lower(row.tolist()) for row in space.covering()]

@@ -26,6 +26,8 @@ strategies = Registry(
         "hurricane": "hwnas.strategies.hurricane:Hurricane",
         "parsec": "hwnas.strategies.fpnas:Parsec",
         "fpnas": "hwnas.strategies.fpnas:FpNas",
+        "controller": "hwnas.strategies.controller:Controller",
+        "pnas": "hwnas.strategies.pnas:Pnas",
     },
 )
 

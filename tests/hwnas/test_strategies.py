@@ -44,7 +44,8 @@ def test_conformance(name: str) -> None:
 
 @pytest.mark.parametrize("name", list_strategies())
 def test_conformance_in_a_large_space(name: str) -> None:
-    check_strategy(get_strategy(name), get_space("mobilenet(resolution=32)"))
+    space = "pnas(blocks=2)" if name == "pnas" else "mobilenet(resolution=32)"
+    check_strategy(get_strategy(name), get_space(space))
 
 
 @pytest.mark.parametrize(
@@ -78,9 +79,12 @@ def test_the_suite_catches_a_strategy_that_breaks_its_promises() -> None:
             check_strategy(cls)
 
 
-@pytest.mark.parametrize("name", [n for n in list_strategies() if n != "random"])
+@pytest.mark.parametrize("name", [n for n in list_strategies() if n not in ("random", "pnas")])
 def test_learning_beats_chance(name: str) -> None:
-    """On an easy additive problem under a budget, every strategy ends above random search at equal evaluations."""
+    """On an easy additive problem under a budget, a strategy ends above random search at equal evaluations.
+
+    Not `pnas`, which needs a space that grows: see test_pnas.
+    """
     space = ToySpace([4] * 8)
     sampler, score = FeasibleSampler(space, [at_most(space, random_cost(space, 2), 0.3)]), scorer(random_cost(space, 1))
     final: dict[str, list[float]] = {name: [], "random": []}
