@@ -13,7 +13,7 @@ from hwnas.spaces.scaling import round_channels
 from hwnas.spaces.shufflenet import ShuffleNet, choice_block
 from hwnas.spaces.space import Decision
 
-__all__ = ["OPERATORS", "Hurricane", "parse_pool", "pool_text"]
+__all__ = ["OPERATORS", "Hurricane", "parse_pool", "pool_text", "separable"]
 
 _PLAIN = (
     *(f"sep{k}" for k in (3, 5, 7)),
@@ -72,7 +72,7 @@ class Hurricane(ShuffleNet):
         assert match is not None
         family, k, e, se = match[1], int(match[2] or 3), int(match[3] or 0), match[4] is not None
         if family == "sep":
-            return _separable(builder, name, x, k=k, s=s, o=o, se=se, decision=decision)
+            return separable(builder, name, x, k=k, s=s, o=o, se=se, decision=decision)
         if family == "mb":
             return mbconv(builder, name, x, k=k, e=e, s=s, o=o, se=se, decision=decision)
         choice = f"shuffle(k={k})" if family == "shuffle" else "xception"
@@ -105,7 +105,7 @@ def pool_text(pools: tuple[tuple[str, ...], ...]) -> str:
     return parts[0] if len(set(parts)) == 1 else "/".join(parts)
 
 
-def _separable(builder: GraphBuilder, name: str, x: str, *, k: int, s: int, o: int, se: bool, decision: int) -> str:
+def separable(builder: GraphBuilder, name: str, x: str, *, k: int, s: int, o: int, se: bool, decision: int) -> str:
     """Add a depthwise-separable convolution (MobileNet, arXiv 1704.04861): depthwise ``k`` x ``k``, then 1x1."""
     builder.block(name, f"sep(k={k},s={s},o={o}{',se' if se else ''})", decision)
     prefix = f"{name}/sep{k}{'se' if se else ''}"

@@ -39,6 +39,7 @@ spaces = Registry(
         "hurricane": "hwnas.spaces.hurricane:Hurricane",
         "fbnetv2": "hwnas.spaces.fbnetv2:FBNetV2",
         "pnas": "hwnas.spaces.pnas:PNAS",
+        "epnas": "hwnas.spaces.epnas:EPNAS",
     },
 )
 

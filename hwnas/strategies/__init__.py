@@ -28,6 +28,7 @@ strategies = Registry(
         "fpnas": "hwnas.strategies.fpnas:FpNas",
         "controller": "hwnas.strategies.controller:Controller",
         "pnas": "hwnas.strategies.pnas:Pnas",
+        "epnas": "hwnas.strategies.epnas:Epnas",
     },
 )
 

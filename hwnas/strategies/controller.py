@@ -9,7 +9,6 @@ and the update is plain REINFORCE where NASNet clips it (PPO).
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ from hwnas.sampler import FeasibleSampler
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.space import Architecture, SearchSpace
 from hwnas.strategies.base import Strategy
+from hwnas.strategies.weights import Weights, uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,21 +71,12 @@ class Controller(Strategy):
                 "controller needs a positive learning rate and number of units, a momentum below 1, "
                 "and an entropy weight of at least 0"
             )
-        import torch
-
         self.learning_rate, self.momentum, self.entropy, self.units = learning_rate, momentum, entropy, units
-        generator = torch.Generator().manual_seed(seed)
         radices = space.radices.tolist()
-
-        def weight(*shape: int) -> Tensor:
-            return (0.2 * torch.rand(*shape, generator=generator) - 0.1).requires_grad_()
-
-        # one embedding a decision for its choice, and one for the beginning
-        self._weights = [weight(2 * units, 4 * units), weight(4 * units), weight(1, units)]
-        self._weights += [weight(radix, units) for radix in radices[:-1]]
-        self._weights += [weight(units, radix) for radix in radices]
-        self._moments = [torch.zeros(2, *w.shape) for w in self._weights]
-        self._updates = 0
+        shapes = [(2 * units, 4 * units), (4 * units,), (1, units)]  # LSTM, its bias, what it reads first
+        shapes += [(radix, units) for radix in radices[:-1]]  # an embedding of each decision's choice
+        shapes += [(units, radix) for radix in radices]
+        self._weights = Weights(uniform(shapes, seed), learning_rate)
         self._baseline = [0.0, 0.0]  # weighted sum of scores, sum of weights
         self._spread = [0.0, 0.0]  # the same of squared advantages
 
@@ -101,8 +92,8 @@ class Controller(Strategy):
         import torch
 
         radices = self.space.radices.tolist()
-        kernel, bias, start = self._weights[:3]
-        embeddings, heads = self._weights[3 : 2 + len(radices)], self._weights[2 + len(radices) :]
+        kernel, bias, start = self._weights.tensors[:3]
+        embeddings, heads = self._weights.tensors[3 : 2 + len(radices)], self._weights.tensors[2 + len(radices) :]
         x, cell = start.expand(count, -1), torch.zeros(count, self.units)
         hidden = torch.zeros(count, self.units)
         chosen = np.empty((count, len(radices)), dtype=np.int64) if rows is None else rows
@@ -140,8 +131,6 @@ class Controller(Strategy):
     def _observe(self, evaluation: Evaluation, asked: bool, usable: bool) -> None:
         if not asked or not usable:
             return
-        import torch
-
         total, weight = self._baseline
         if weight:
             advantage = evaluation.score - total / weight
@@ -149,47 +138,16 @@ class Controller(Strategy):
             self._spread = [m * self._spread[0] + (1 - m) * advantage**2, m * self._spread[1] + 1 - m]
             spread = (self._spread[0] / self._spread[1]) ** 0.5
             _, log_probability, entropy = self._walk(1, np.array([evaluation.architecture]))
-            loss = -(advantage / max(spread, 1e-12) * log_probability + self.entropy * entropy).sum()
-            self._descend(torch.autograd.grad(loss, self._weights))
+            self._weights.descend(-(advantage / max(spread, 1e-12) * log_probability + self.entropy * entropy).sum())
         m = self.momentum
         self._baseline = [m * total + (1 - m) * evaluation.score, m * weight + 1 - m]
-
-    def _descend(self, gradient: tuple[Tensor, ...]) -> None:
-        """One step of Adam (Kingma and Ba, arXiv 1412.6980, algorithm 1)."""
-        import torch
-
-        self._updates += 1
-        first, second = 1 - 0.9**self._updates, 1 - 0.999**self._updates
-        with torch.no_grad():
-            for weight, moments, slope in zip(self._weights, self._moments, gradient, strict=True):
-                moments[0].mul_(0.9).add_(slope, alpha=0.1)
-                moments[1].mul_(0.999).addcmul_(slope, slope, value=0.001)
-                weight -= self.learning_rate * moments[0] / first / ((moments[1] / second).sqrt() + 1e-8)
 
     # ------------------------------------------------------------------ state
 
     def _state(self) -> dict[str, Any]:
-        tensors = [w.detach() for w in self._weights] + self._moments
-        flat = np.concatenate([tensor.numpy().ravel() for tensor in tensors]).astype("<f4")
-        return {
-            "weights": base64.b64encode(flat.tobytes()).decode(),
-            "updates": self._updates,
-            "baseline": self._baseline,
-            "spread": self._spread,
-        }
+        return {"weights": self._weights.to_json(), "baseline": self._baseline, "spread": self._spread}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        import torch
-
-        flat = np.frombuffer(base64.b64decode(state["weights"], validate=True), dtype="<f4")
-        tensors = [*self._weights, *self._moments]
-        if len(flat) != sum(tensor.numel() for tensor in tensors):
-            raise ValueError("the weights do not fit the controller")
-        with torch.no_grad():
-            for tensor, values in zip(
-                tensors, np.split(flat, np.cumsum([t.numel() for t in tensors])[:-1]), strict=True
-            ):
-                tensor.copy_(torch.from_numpy(values.copy()).reshape(tensor.shape))
-        self._updates = int(state["updates"])
+        self._weights.load(state["weights"])
         self._baseline = [float(value) for value in state["baseline"]]
         self._spread = [float(value) for value in state["spread"]]
