@@ -266,7 +266,9 @@ def _distribution(run: Run) -> str:
     """How the distribution of a probabilistic strategy moved, and where it is; nothing for other strategies."""
     state = (run.state or {}).get("strategy")
     own = state.get("own") if isinstance(state, dict) else None
-    trace = own.get("trace") if isinstance(own, dict) else None
+    if not isinstance(own, dict):
+        return ""
+    trace = own.get("trace")
     if not isinstance(trace, list) or not trace or not all(isinstance(step, dict) for step in trace):
         return ""
     plots = []

@@ -133,7 +133,7 @@ class NASBench201(ScaledSpace, Growing):
         """The cells that are a single path from the input to the output: of one, two or three edges."""
         cells = self._distinct
         alone = [(self._sets & ~bits == 0).sum() == 1 for bits in self._sets]  # holds no other cell than itself
-        return cells[np.array(alone)]
+        return np.asarray(cells[np.array(alone)])
 
     def expansions(self, architectures: np.ndarray) -> np.ndarray:
         """Cells with one live edge more, or two where neither lives alone, that keep the edges they have."""

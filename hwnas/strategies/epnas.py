@@ -259,7 +259,7 @@ class Epnas(Strategy):
         return self._reward(architecture, float(self._model.predict(self._parts([architecture]))[0]))
 
     def _parts(self, architectures: list[Architecture]) -> np.ndarray:
-        return (np.array(architectures) + self._offsets)[:, :, None]
+        return np.expand_dims(np.array(architectures) + self._offsets, 2)
 
     def _fit(self, count: int) -> None:
         shown = self._scores[:count]

@@ -140,7 +140,7 @@ class Surrogate:
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
             error = (self._forward(tokens) - wanted).abs()
-            ((error * taught).sum(dim=1) / taught.sum(dim=1)).sum().backward()
+            ((error * taught).sum(dim=1) / taught.sum(dim=1)).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     def predict(self, parts: np.ndarray) -> np.ndarray:
