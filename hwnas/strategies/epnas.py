@@ -5,7 +5,7 @@ by decision, with an LSTM and picks one edit of it: any decision to any other ch
 insertion, a removal, or a scaling. Networks are edited side by side, each from what its last edit made of it. The
 reward is RENA's,
 
-    R = P * prod_j p ** V_j,     V_j = max(0, U_j / C_j - 1)  or, for lower bounds,  max(0, C_j / U_j - 1),
+    R = P * prod_j p ** V_j,     V_j = max(0, U_j / C_j - 1)  or, for lower bounds,  max(0, 1 - U_j / C_j),
 
 with the score P, and trains the policy by REINFORCE. A predictor of the score spares networks that look hopeless: their
 predicted reward teaches the policy, and another edit is drawn.
@@ -14,6 +14,7 @@ predicted reward teaches the policy, and another edit is drawn.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,19 +43,15 @@ FIT_EVERY = 25
 HOPELESS = 0.25
 
 
-def penalised(score: float, bounds: tuple[Bound, ...], architecture: Architecture, base: float) -> float:
+def penalised(score: float, bounds: Sequence[Bound], architecture: Architecture, base: float) -> float:
     """The reward of a score: less by a factor `base` for each time that a bound is missed by its own size.
 
-    A `base` of 0 gives 0 wherever a bound is missed. Of a negative score, the penalty is taken off.
+    A `base` of 0 gives 0 wherever a bound is missed, and so does an architecture that has no value for a bound. Of a
+    negative score, the penalty is taken off.
     """
-    share = 1.0
+    row, share = np.array([architecture]), 1.0
     for bound in bounds:
-        (value,) = bound.cost.values(np.array([architecture]))
-        if math.isnan(value):
-            return score - abs(score)
-        over = value / bound.upper - 1 if math.isfinite(bound.upper) else 0.0
-        under = bound.lower / value - 1 if math.isfinite(bound.lower) and value > 0 else 0.0
-        missed = max(0.0, over, under)
+        missed = max(0.0, float(bound.excess(row)[0]))
         share *= base**missed if missed else 1.0
     return score - abs(score) * (1 - share)
 
@@ -250,7 +247,7 @@ class Epnas(Strategy):
 
     def _reward(self, architecture: Architecture, score: float) -> float:
         base = self.base if self.penalty == "soft" else 0.0
-        return penalised(score, tuple(self.sampler.bounds), architecture, base)
+        return penalised(score, self.sampler.bounds, architecture, base)
 
     def _predicted(self, architecture: Architecture) -> float | None:
         """Predicted reward; None while there is no predictor."""

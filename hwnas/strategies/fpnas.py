@@ -43,16 +43,11 @@ SOFTEN = 0.02
 def excess(bounds: Sequence[Bound], architectures: np.ndarray) -> np.ndarray:
     """By what share each architecture misses its bounds, summed over them, ``(n,)``; 0 for feasible ones.
 
-    The hinge ``max(0, value / target - 1)`` of FP-NAS, and ``max(0, target / value - 1)`` for a lower bound.
+    For an upper bound that is the hinge ``max(0, value / target - 1)`` of FP-NAS, for a lower one
+    ``max(0, 1 - value / target)``; what has no value misses its bound by 1.
     """
-    total = np.zeros(len(architectures))
-    for bound in bounds:
-        values = bound.cost.values(architectures)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            over = values / bound.upper - 1 if math.isfinite(bound.upper) else np.zeros(len(values))
-            under = bound.lower / values - 1 if math.isfinite(bound.lower) else np.zeros(len(values))
-        total += np.nan_to_num(np.maximum(0.0, np.maximum(over, under)), nan=1.0, posinf=1.0)
-    return total
+    missed = [np.maximum(0.0, bound.excess(architectures)) for bound in bounds]
+    return np.nan_to_num(np.sum(missed, axis=0), posinf=1.0) if missed else np.zeros(len(architectures))
 
 
 def importance(log_likelihoods: np.ndarray) -> np.ndarray:

@@ -34,11 +34,11 @@ def run(strategy: Any, evaluations: int, at_once: int = 8) -> list[tuple[int, ..
 
 def test_the_reward_is_less_by_a_factor_for_each_miss() -> None:
     cost = AdditiveCost(np.array([4]), [Part((0,), np.array([1.0, 2.0, 3.0, 4.0]))])
-    upper, lower = Bound("cost <= 2", cost, upper=2.0), Bound("cost >= 3", cost, lower=3.0)
+    upper, lower = Bound("cost <= 2", cost, upper=2.0, scale=2.0), Bound("cost >= 3", cost, lower=3.0, scale=3.0)
     assert penalised(0.8, (upper,), (1,), 0.5) == 0.8
     assert penalised(0.8, (upper,), (3,), 0.5) == pytest.approx(0.8 * 0.5)  # twice the bound
     assert penalised(0.8, (upper,), (2,), 0.5) == pytest.approx(0.8 * 0.5**0.5)
-    assert penalised(0.8, (lower,), (1,), 0.5) == pytest.approx(0.8 * 0.5**0.5)
+    assert penalised(0.8, (lower,), (1,), 0.5) == pytest.approx(0.8 * 0.5 ** (1 / 3))
     assert penalised(0.8, (upper, lower), (3,), 0.25) == pytest.approx(0.8 * 0.25)
     assert penalised(0.8, (upper,), (2,), 0.0) == 0
     assert penalised(-1.0, (upper,), (3,), 0.5) == pytest.approx(-1.5)

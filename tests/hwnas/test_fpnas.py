@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwnas.constraints import ConstraintSet
 from hwnas.costs import AdditiveCost, Part
 from hwnas.evaluators import Evaluation
 from hwnas.nearest import Bound
@@ -65,11 +66,23 @@ def test_weights_of_draws() -> None:
 
 def test_excess_is_a_hinge_at_each_bound() -> None:
     cost = AdditiveCost(np.array([3]), [Part((0,), np.array([1.0, 2.0, 4.0]))])
-    upper, lower = Bound("cost <= 2", cost, upper=2.0), Bound("cost >= 2", cost, lower=2.0)
+    upper = Bound("cost <= 2", cost, upper=2.0, scale=2.0)
+    lower = Bound("cost >= 2", cost, lower=2.0, scale=2.0)
     rows = np.array([[0], [1], [2]])
     assert excess([upper], rows) == pytest.approx([0, 0, 1])
-    assert excess([lower], rows) == pytest.approx([1, 0, 0])
-    assert excess([upper, lower], rows) == pytest.approx([1, 0, 1])
+    assert excess([lower], rows) == pytest.approx([0.5, 0, 0])
+    assert excess([upper, lower], rows) == pytest.approx([0.5, 0, 1])
+    assert excess([], rows).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("text", ["flops <= 40M", "intensity >= 4", "memory <= 200KB"])
+def test_whatever_misses_a_constraint_has_an_excess(text: str) -> None:
+    space = get_space("nasbench201")
+    limits = ConstraintSet([text], space)
+    rows = space.sample(300, np.random.default_rng(0))
+    inside = limits.feasible(rows)
+    assert 0 < inside.mean() < 1
+    assert ((excess(limits.bounds, rows) <= 0) == inside).all()
 
 
 @pytest.mark.parametrize("name", ["parsec", "fpnas"])
