@@ -1,34 +1,46 @@
-"""Claim: PNAS needs fewer models than reinforcement learning for the same quality of its best ones.
+"""Claims: what PNAS saves in models, and what EPNAS does under four constraints and in parallel. On NAS-Bench-201.
 
     HWNAS_DATA=DIR python benchmarks/progressive.py models          # about an hour on one core
+    HWNAS_DATA=DIR python benchmarks/progressive.py constraints
+    HWNAS_DATA=DIR python benchmarks/progressive.py parallel
 
-On NAS-Bench-201, CIFAR-10 and CIFAR-100 (validation accuracy after 12 epochs, which is what is searched on). Every
-strategy evaluates the same number of different models; a repeated one costs nothing. The protocol is the paper's
+``models``: CIFAR-10 and CIFAR-100 (validation accuracy after 12 epochs, which is what is searched on). Every strategy
+evaluates the same number of different models; a repeated one costs nothing. The protocol is the paper's
 (arXiv 1712.00559, section 5.3): for M = 1, 5 and 25, the mean accuracy of a strategy's best M models after its full
 budget is the goal, and it is counted after how many models PNAS's best M reach it, seed by seed; a seed that never
-does counts as infinite. `surrogate=random` is the control: the same beam, ranked by chance.
+does counts as infinite. `surrogate=random` is the control: the same beam, ranked by chance. Learning rates of the two
+policy-gradient strategies are those with the best median of M = 1 on seeds of their own.
 
-Learning rates of the two policy-gradient strategies are those with the best median of M = 1 on seeds of their own.
-Results are appended to ``benchmarks/results/progressive_models.csv``.
+``constraints``: parameters, FLOPs, intensity (from below) and the latency of a phone's CPU (Kryo 485, int8), each met
+by 60 % of the networks. Share of the evaluated networks that fit, by quarters of the search, and how far the best one
+that fits is behind the best there is (CIFAR-10, validation accuracy).
+
+``parallel``: the same with 1, 2, 4 and 8 networks at a time, each evaluated for a simulated time (half of it fixed,
+half in proportion to its FLOPs, with log-normal noise): hours until the end, and the quality there.
+
+Results are appended to ``benchmarks/results/progressive_{models,constraints,parallel}.csv``.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import heapq
 import time
 from typing import Any
 
 import numpy as np
 from record import append_rows
 
+from hwnas.constraints import ConstraintSet
 from hwnas.evaluators import Evaluation
-from hwnas.evaluators.tabular import nasbench201_columns
+from hwnas.evaluators.tabular import TabularEvaluator, nasbench201_columns
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.strategies import make_strategy
 
 DATASETS = {"CIFAR-10": "c10_val_12ep", "CIFAR-100": "c100_val_12ep"}
 TOPS = (1, 5, 25)
+DEVICE = "latbench.mobile-cpu-snapdragon-855-kryo-485-int8"
 #: Seeds that learning rates are chosen on; the reported ones begin at 0.
 TUNING_SEEDS = range(1000, 1006)
 RATES = {"reinforce": (0.01, 0.05, 0.2), "controller": (0.002, 0.005, 0.02)}
@@ -140,13 +152,139 @@ def models(seeds: int, budget: int) -> list[dict[str, object]]:
     return rows
 
 
+# ---------------------------------------------------------------------- EPNAS
+
+
+class Budget:
+    """Four constraints on NAS-Bench-201, each met by `share` of the networks, and what is best under them."""
+
+    def __init__(self, share: float = 0.6) -> None:
+        self.table = TabularEvaluator.nasbench201([DEVICE])
+        self.space, rows = self.table.space, self.table.space.all()
+        free = ["params <= 1G", "flops <= 1000G", "intensity >= 0", f"latency@{DEVICE} <= 1000s"]
+        values = ConstraintSet(free, self.space, self.table.models).values(rows)
+        high, low = np.nanquantile(values, share, axis=0), np.nanquantile(values, 1 - share, axis=0)
+        self.texts = [
+            f"params <= {high[0]:.0f}",
+            f"flops <= {high[1]:.0f}",
+            f"intensity >= {low[2]:.3f}",
+            f"latency@{DEVICE} <= {high[3]:.3f}ms",
+        ]
+        self.limits = ConstraintSet(self.texts, self.space, self.table.models)
+        self.inside = self.limits.feasible(rows)
+        self.best = float(self.table.scores[self.inside].max())
+        self.flops = values[:, 1]
+
+
+EPNAS_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "epnas, soft": ("epnas", {"penalty": "soft"}),
+    "epnas, soft, no predictor": ("epnas", {"penalty": "soft", "predictor": False}),
+    "epnas, hard": ("epnas", {"penalty": "hard"}),
+    "epnas, hard, no predictor": ("epnas", {"penalty": "hard", "predictor": False}),
+    "random": ("random", {}),
+    "evolution": ("evolution", {}),
+    "regularized-evolution": ("regularized-evolution", {}),
+    "reinforce": ("reinforce", {"learning_rate": 0.05}),
+}
+
+
+def constraints(seeds: int, evaluations: int) -> list[dict[str, object]]:
+    """Every strategy under the four constraints at once."""
+    budget = Budget()
+    print(budget.texts, f"{100 * budget.inside.mean():.1f} % of the networks fit, the best has {budget.best:.2f} %")
+    rows: list[dict[str, object]] = []
+    for label, (name, settings) in EPNAS_METHODS.items():
+        fits, behind, spared = np.zeros((seeds, evaluations), dtype=bool), np.full((seeds, 3), np.nan), []
+        marks = [evaluations // 4, evaluations // 2, evaluations]
+        for seed in range(seeds):
+            strategy = make_strategy(name, budget.space, budget.limits.sampler(), seed=seed, **settings)
+            strategy.expect(evaluations)
+            asked: list[tuple[int, ...]] = []
+            while len(asked) < evaluations:
+                found = strategy.ask(min(8, evaluations - len(asked)))
+                if not found:
+                    break
+                strategy.tell(budget.table.evaluate(found))
+                asked += found
+            index = budget.table.index(asked)
+            fits[seed, : len(index)] = budget.inside[index]
+            best = np.maximum.accumulate(np.where(budget.inside[index], budget.table.scores[index], -np.inf))
+            behind[seed] = [budget.best - best[min(mark, len(best)) - 1] for mark in marks]
+            spared.append(getattr(strategy, "spared", 0))
+        quarters = 100 * fits.reshape(seeds, 4, -1).mean(axis=(0, 2))
+        row: dict[str, object] = {
+            "date": datetime.date.today().isoformat(),
+            "constraints": "; ".join(budget.texts),
+            "strategy": label,
+            "seeds": seeds,
+            "evaluations": evaluations,
+            "spared": round(float(np.mean(spared)), 1),
+        }
+        row |= {
+            f"fit_percent_quarter{number}": round(share, 1) for number, share in enumerate(quarters.tolist(), start=1)
+        }
+        for mark, values in zip(("quarter", "half", "end"), behind.T, strict=True):
+            median, low, high = median_interval(values)
+            row |= {
+                f"behind_{mark}": round(median, 3),
+                f"{mark}_low95": round(low, 3),
+                f"{mark}_high95": round(high, 3),
+            }
+        rows.append(row)
+        print(*list(row.values())[2:], sep="  ", flush=True)
+    return rows
+
+
+def parallel(seeds: int, evaluations: int) -> list[dict[str, object]]:
+    """EPNAS with more and more networks at a time, in simulated time."""
+    budget = Budget()
+    mean = float(budget.flops.mean())
+    rows: list[dict[str, object]] = []
+    for networks in (1, 2, 4, 8):
+        hours, behind = [], []
+        for seed in range(seeds):
+            rng = np.random.default_rng([seed, networks])
+            strategy = make_strategy("epnas", budget.space, budget.limits.sampler(), seed=seed, networks=networks)
+            now, done, best = 0.0, 0, -np.inf
+            running: list[tuple[float, int, tuple[int, ...]]] = []
+            while done < evaluations:
+                while len(running) < networks and done + len(running) < evaluations:
+                    (asked,) = strategy.ask(1)
+                    index = int(budget.table.index([asked])[0])
+                    minutes = 10 * (0.5 + 0.5 * budget.flops[index] / mean) * rng.lognormal(0, 0.2)
+                    heapq.heappush(running, (now + minutes, index, asked))
+                now, index, asked = heapq.heappop(running)
+                strategy.tell(budget.table.evaluate([asked]))
+                done += 1
+                if budget.inside[index]:
+                    best = max(best, float(budget.table.scores[index]))
+            hours.append(now / 60)
+            behind.append(budget.best - best)
+        median, low, high = median_interval(np.array(behind))
+        rows.append(
+            {
+                "date": datetime.date.today().isoformat(),
+                "networks": networks,
+                "seeds": seeds,
+                "evaluations": evaluations,
+                "simulated_hours_median": round(float(np.median(hours)), 2),
+                "behind_best_median": round(median, 3),
+                "low95": round(low, 3),
+                "high95": round(high, 3),
+            }
+        )
+        print(*list(rows[-1].values())[1:], sep="  ", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("models",))
+    parser.add_argument("what", choices=("models", "constraints", "parallel"))
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--models", type=int, default=500)
+    parser.add_argument("--evaluations", type=int, default=500)
     arguments = parser.parse_args()
-    append_rows("progressive_models", models(arguments.seeds, arguments.models))
+    claim = {"models": models, "constraints": constraints, "parallel": parallel}[arguments.what]
+    append_rows(f"progressive_{arguments.what}", claim(arguments.seeds, arguments.evaluations))
 
 
 if __name__ == "__main__":
