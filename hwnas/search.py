@@ -186,7 +186,13 @@ def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
     evaluators = _Evaluators(run, plan, progress)
     ranked = _candidates(run, plan, evaluators, progress)
     if not ranked:
-        raise InfeasibleError("no candidate could be evaluated; look at info in trials.jsonl for the reason")
+        trials = run.trials()
+        if all(trial.failed for trial in trials):
+            raise InfeasibleError("no candidate could be evaluated; look at info in trials.jsonl for the reason")
+        raise InfeasibleError(
+            f"none of the {len(trials)} architectures that {plan.settings.strategy} evaluated fits; "
+            "allow more --evaluations in a new run, or loosen the constraints"
+        )
     deliver(run, plan, ranked, evaluators.teacher(), progress)
     return _result(run)
 
