@@ -3,7 +3,7 @@
 The paper's internals could not be confirmed; this is built after their description. A policy reads a network, decision
 by decision, with an LSTM and picks one edit of it: any decision to any other choice, so in a space of layers an
 insertion, a removal, or a scaling. Networks are edited side by side, each from what its last edit made of it. The
-reward is RENA's,
+reward is after RENA's,
 
     R = P * prod_j p ** V_j,     V_j = max(0, U_j / C_j - 1)  or, for lower bounds,  max(0, 1 - U_j / C_j),
 
