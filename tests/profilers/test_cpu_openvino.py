@@ -59,7 +59,7 @@ def test_a_dynamic_batch_is_taken_as_one(network: Graph) -> None:
 def test_several_images_at_once(network: Graph) -> None:
     names = [node.name for node in network.nodes]
     one, many = get_profiler("cpu-openvino"), get_profiler("cpu-openvino.b8")
-    assert many.measure(network.to_onnx(), QUICK).median_ms > 3 * one.measure(network.to_onnx(), QUICK).median_ms
+    assert many.measure(network.to_onnx(), QUICK).median_ms > 2 * one.measure(network.to_onnx(), QUICK).median_ms
     shares = many.kernel_shares(network.to_onnx(), names, QUICK)
     assert shares is not None
     assert list(shares) == names
