@@ -45,13 +45,19 @@ class SearchSettings:
     threads: int | None = None
     precision: str = "float32"
     distill: bool = False
+    inherit: bool | None = None
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         if self.evaluator not in EVALUATORS:
             raise ConfigError(f"there is no evaluator {self.evaluator!r}; choose one of {', '.join(EVALUATORS)}")
         if self.distill and self.evaluator != "one-shot":
             raise ConfigError("distillation needs a supernet for its teacher; use the evaluator one-shot")
-        for name in ("evaluations", "supernet_epochs", "epochs", "finalists", "limit", "batch_size", "threads"):
+        if self.evaluator != "scratch" and (self.jobs > 1 or self.inherit):
+            what = "several jobs" if self.jobs > 1 else "inherited weights"
+            raise ConfigError(f"{what} need trainings of their own; use the evaluator scratch")
+        counts = ("evaluations", "supernet_epochs", "epochs", "finalists", "limit", "batch_size", "threads", "jobs")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
@@ -129,6 +135,11 @@ class Plan:
         )
         self.strategy.expect(self.evaluations)
         check_devices(self.limits, settings.tables)
+
+    @property
+    def inherits(self) -> bool:
+        """Whether candidates that are trained begin with the weights of similar ones."""
+        return self.strategy.inherits if self.settings.inherit is None else self.settings.inherit
 
     @property
     def evaluations(self) -> int:

@@ -11,6 +11,7 @@ where a killed process left it:
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.constraints import ConstraintSet
+from hwnas.engine import Engine, LocalEngine, SerialEngine
 from hwnas.plan import Plan, SearchSettings
 from hwnas.run import Run, default_run_path
 from hwnas.spaces.errors import ConfigError, InfeasibleError
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["SearchResult", "resume", "search"]
 
 Progress = Callable[[float, float, str], None]
-#: architectures asked for at a time; a kill loses at most their evaluations
+#: architectures asked for at a time in one process, and evaluations after which the strategy's state is saved
 BATCH = 8
 #: while a strategy trains the weights by its draws, its state is kept this often
 STATE_SECONDS = 10.0
@@ -89,6 +91,8 @@ def search(
     threads: int | None = None,
     precision: str = "float32",
     distill: bool = False,
+    inherit: bool | None = None,
+    jobs: int = 1,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Find, train, export and measure the best network of a space under constraints.
@@ -125,6 +129,11 @@ def search(
         Arithmetic of the training: ``float32``, ``bfloat16``, ``float16`` or ``auto``.
     distill
         Train the winner with a larger sampled network of the supernet as its teacher.
+    inherit
+        From scratch: whether candidates begin with the weights of similar ones; by default what the strategy does.
+    jobs
+        From scratch: candidates trained at a time, each in a process of its own with its share of the threads.
+        Which evaluations a strategy knows when it asks then depends on their speed: a search is no longer repeatable.
     progress
         Called as ``progress(done, total, text)``.
 
@@ -155,6 +164,8 @@ def search(
         threads=threads,
         precision=precision,
         distill=distill,
+        inherit=inherit,
+        jobs=jobs,
     )
     plan = Plan(settings)  # every mistake of the user shows before a folder is made
     folder = Path(run) if run is not None else default_run_path(space, data)
@@ -216,22 +227,31 @@ class _Evaluators:
 
     def __init__(self, run: Run, plan: Plan, progress: Progress | None) -> None:
         self.run, self.plan, self.progress = run, plan, progress
-        self._stage = -1
+        #: What is evaluated next.
+        self.stage = plan.strategy.stage
+        self._trained = -1
         self._supernet: Supernet | None = None
         self._evaluator: Evaluator | None = None
 
-    def of(self, stage: Stage) -> Evaluator:
+    def engine(self) -> Engine:
+        """Where the candidates are evaluated."""
+        settings = self.plan.settings
+        if settings.jobs == 1:
+            return SerialEngine(self.current, BATCH)
+        threads = max(1, (settings.threads or os.cpu_count() or 1) // settings.jobs)
+        return LocalEngine(self.run.path, settings.jobs, threads)
+
+    def current(self) -> Evaluator:
         """The evaluator of `stage`; stages come in order, and a resumed search begins with the one it was in."""
         if self.plan.settings.evaluator == "scratch":
             if self._evaluator is None:
                 from hwnas.evaluators.scratch import ScratchEvaluator
 
-                plan, folder = self.plan, self.run.path / "checkpoints"
-                self._evaluator = ScratchEvaluator(plan.space, plan.data, plan.config, folder=folder)
+                self._evaluator = ScratchEvaluator.of_plan(self.plan, self.run.path)
             return self._evaluator
-        if self._evaluator is None or stage.number != self._stage:
-            self._evaluator = self._one_shot(stage)
-            self._stage = stage.number
+        if self._evaluator is None or self.stage.number != self._trained:
+            self._evaluator = self._one_shot(self.stage)
+            self._trained = self.stage.number
         return self._evaluator
 
     def _one_shot(self, stage: Stage) -> Evaluator:
@@ -280,7 +300,8 @@ class _Evaluators:
 
         plan, stage = self.plan, self.plan.strategy.stage
         if self._supernet is None:
-            self.of(stage)
+            self.stage = stage
+            self.current()
         assert self._supernet is not None
         sampler = None if stage.allowed is None else BoxSampler(stage.allowed)
         architecture = largest(plan.space, sampler, seed=plan.settings.seed)
@@ -305,26 +326,39 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
         told = int(state["told"])
     strategy.tell(trials[told:])  # finished after the state was saved
     waiting: list[Architecture] = list(strategy.pending)
-    while len(trials) < total:
-        architectures = waiting or strategy.ask(min(BATCH, total - len(trials)))
-        waiting = []
-        if not architectures:
-            break
-        stage = strategy.stage
-        report = _staged(progress, f"search, {stage.name}" if stage.name else "search")
-        for evaluation in evaluators.of(stage).evaluate(architectures[: total - len(trials)]):
-            priced = _with_costs(evaluation, plan.limits, stage)
-            run.add_trial(priced)
-            trials.append(priced)
-            strategy.tell([priced])
-            best = f", best {strategy.best.score:.4f}" if strategy.best else ""
-            report(len(trials), total, f"{len(trials)} of {total} architectures{best}")
-        run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
+    with evaluators.engine() as engine:
+        unsaved = 0
+        while len(trials) < total:
+            room = min(engine.room, total - len(trials) - engine.busy)
+            if room > 0:
+                waiting = waiting or strategy.ask(room)
+                for architecture in waiting[:room]:
+                    engine.submit(architecture)
+                waiting = waiting[room:]
+                evaluators.stage = strategy.stage
+            if not engine.busy:
+                break
+            stage = evaluators.stage
+            report = _staged(progress, f"search, {stage.name}" if stage.name else "search")
+            for evaluation in engine.wait():
+                priced = _with_costs(evaluation, plan.limits, stage)
+                run.add_trial(priced)
+                trials.append(priced)
+                strategy.tell([priced])
+                unsaved += 1
+                best = f", best {strategy.best.score:.4f}" if strategy.best else ""
+                report(len(trials), total, f"{len(trials)} of {total} architectures{best}")
+            if unsaved >= BATCH or not engine.busy:
+                run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
+                unsaved = 0
+    for pattern in ("candidate-*", "weights-*"):  # of candidates: no stage after this needs them
+        for path in (run.path / "checkpoints").glob(f"{pattern}.safetensors"):
+            path.unlink()
     recommended = strategy.recommendation
     if recommended is not None and all(trial.architecture != recommended for trial in trials):
-        stage = strategy.stage
-        (evaluation,) = evaluators.of(stage).evaluate([recommended])
-        trials.append(_with_costs(evaluation, plan.limits, stage))
+        evaluators.stage = strategy.stage
+        (evaluation,) = evaluators.current().evaluate([recommended])
+        trials.append(_with_costs(evaluation, plan.limits, evaluators.stage))
         run.add_trial(trials[-1])
     usable = [trial for trial in trials if not trial.failed]
     if not strategy.bounded and usable:
@@ -340,7 +374,7 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
 def _likely_candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
     """Train weights and strategy together, then score what the strategy finds likely; its first choice first."""
     strategy = plan.strategy
-    evaluator = evaluators.of(strategy.stage)
+    evaluator = evaluators.current()
     known = {trial.architecture: trial for trial in run.trials()}
     wanted = strategy.candidates(plan.evaluations)
     report = _staged(progress, "search")

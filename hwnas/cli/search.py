@@ -59,6 +59,14 @@ def search(
         bool, typer.Option("--distill", help="Train the winner with a larger network of the supernet as its teacher.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads for training.")] = None,
+    inherit: Annotated[
+        bool | None,
+        typer.Option(
+            "--inherit/--no-inherit",
+            help="From scratch: begin with weights of a similar network [default: what the strategy does].",
+        ),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="From scratch: candidates trained at a time.")] = 1,
     precision: Annotated[
         str, typer.Option(metavar="float32|bfloat16|float16|auto", help="Arithmetic of the training.")
     ] = "float32",
@@ -76,6 +84,8 @@ def search(
       hwnas search --space shufflenet --data fashion-mnist --strategy regularized-evolution
           --constraint "latency@cpu-onnxruntime <= 1ms" --constraint "size <= 4MB" --run runs/shuffle
       hwnas search --resume runs/shuffle
+      hwnas search --space epnas --data digits --strategy epnas --evaluator scratch --jobs 2
+          --constraint "flops <= 10M" --constraint "params <= 200k"
       hwnas search --space "hurricane(width=0.25,pool=sep3+mb5e3+shuffle3)" --data digits --strategy hurricane
           --option reuse=no --constraint "latency@cpu-onnxruntime <= 1ms"
     """
@@ -112,6 +122,8 @@ def search(
                 batch_size=batch_size,
                 lr=lr,
                 distill=distill,
+                inherit=inherit,
+                jobs=jobs,
                 threads=threads,
                 precision=precision,
                 progress=progress,

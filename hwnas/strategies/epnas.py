@@ -100,6 +100,7 @@ class Epnas(Strategy):
     summary: ClassVar[str] = "a policy that edits several networks side by side, under soft or hard constraints"
     paper: ClassVar[str] = "EPNAS, arXiv 1907.04648"
     bounded: ClassVar[bool] = False
+    inherits: ClassVar[bool] = True
     thorough: ClassVar[bool] = False
 
     def __init__(

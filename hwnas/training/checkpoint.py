@@ -13,7 +13,7 @@ from torch import Tensor
 from hwnas.spaces.errors import ModelError
 from hwnas.spaces.files import atomic_write
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint"]
+__all__ = ["load_checkpoint", "load_meta", "load_weights", "save_checkpoint"]
 
 FORMAT = "hwnas-checkpoint-1"
 #: a header is a few kilobytes; one that claims more is damaged
@@ -41,9 +41,17 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     ModelError
         If the file is missing, damaged, of another program, or a pickle (which is never opened).
     """
+    return _read(Path(path), tensors=True)
+
+
+def load_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the metadata of a checkpoint alone; errors are those of `load_checkpoint`."""
+    return _read(Path(path), tensors=False)[1]
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
     _refuse_pickle(path)
     try:
         with safe_open(path, framework="pt") as stream:
@@ -51,10 +59,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
             if header.get("format") != FORMAT:
                 raise ModelError(f"{path} is not a checkpoint of this hwnas; it says {header.get('format')!r}")
             meta = json.loads(header["meta"])
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+            wanted = stream.keys() if tensors else ()
+            found = {name: stream.get_tensor(name) for name in wanted}
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ModelError(f"the checkpoint {path} cannot be read ({error}); remove it and train again") from error
-    return tensors, meta
+    return found, meta
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ import torch
 from hwnas.data import load_data
 from hwnas.data.base import Dataset
 from hwnas.evaluators.one_shot import OneShotEvaluator
-from hwnas.evaluators.scratch import ScratchEvaluator
 from hwnas.spaces import SearchSpace, get_space
 from hwnas.spaces.errors import ConfigError, ModelError
 from hwnas.spaces.supernet import Supernet
@@ -231,21 +230,3 @@ def test_a_teacher_is_a_copy_with_statistics_of_its_own(digits: Dataset, space: 
         expected = net(images, path)
     assert torch.allclose(teacher(images), expected, atol=1e-4)
     assert not teacher(images).requires_grad
-
-
-def test_scratch_evaluation_trains_each_and_resumes(digits: Dataset, space: SearchSpace, tmp_path: Path) -> None:
-    config = TrainConfig(epochs=2, precision="float32", device="cpu")
-    architectures = [(3, 3, 3, 3, 3, 3), (0, 0, 0, 1, 0, 0)]
-    evaluator = ScratchEvaluator(space, digits, config, folder=tmp_path)
-    good, bad = evaluator.evaluate(architectures)
-    assert good.architecture == architectures[0]
-    assert 0 <= bad.score <= 1
-    assert 1 <= good.info["epoch"] <= 2
-    assert len(list(tmp_path.iterdir())) == 2
-    calls: list[float] = []
-    fresh = ScratchEvaluator(space, digits, config, folder=tmp_path, progress=lambda done, *_: calls.append(done))
-    assert [e.score for e in fresh.evaluate(architectures)] == [good.score, bad.score]
-    assert not calls  # nothing was trained twice
-    fresh.evaluate(architectures[:1])
-    assert len(list(tmp_path.iterdir())) == 1
-    assert "2 epochs" in evaluator.fidelity
