@@ -27,6 +27,8 @@ import argparse
 import datetime
 import heapq
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,11 +99,12 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.sort(values)[(len(values) - 1) // 2]), float(low), float(high)
 
 
-def models(seeds: int, budget: int) -> list[dict[str, object]]:
+def models(seeds: int, budget: int, datasets: Sequence[str]) -> list[dict[str, object]]:
     """Each strategy's best models after its budget, and how many models PNAS needs for them."""
     space = get_space("nasbench201")
     rows: list[dict[str, object]] = []
-    for dataset, column in DATASETS.items():
+    for dataset in datasets:
+        column = DATASETS[dataset]
         scores = nasbench201_columns([column])[column]
         curves: dict[str, dict[int, np.ndarray]] = {}
         seconds: dict[str, float] = {}
@@ -282,8 +285,13 @@ def main() -> None:
     parser.add_argument("what", choices=("models", "constraints", "parallel"))
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS), help="of `models`")
     arguments = parser.parse_args()
-    claim = {"models": models, "constraints": constraints, "parallel": parallel}[arguments.what]
+    claim = {
+        "models": partial(models, datasets=arguments.datasets),
+        "constraints": constraints,
+        "parallel": parallel,
+    }[arguments.what]
     append_rows(f"progressive_{arguments.what}", claim(arguments.seeds, arguments.evaluations))
 
 
