@@ -24,7 +24,6 @@ import datetime
 import itertools
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 
 import numpy as np
 from record import RESULTS, append_rows
