@@ -7,8 +7,8 @@ from scratch, all alike, `--finals` times, and tested.
              latency budgets (predicted from a table): architectures drawn, CPU seconds, accuracy.
 ``targets``  FP-NAS under five FLOPs targets, as upper bounds and with a lower bound of 98 % of them, against random
              networks of 98 to 100 % of the same FLOPs.
-``splits``   FP-NAS with searched splits, with squeeze-and-excitation everywhere, and without attention, under one
-             FLOPs target.
+``splits``   FP-NAS with searched splits, with squeeze-and-excitation everywhere, and without attention, at one FLOPs
+             target, from both sides.
 
     python benchmarks/fpnas_supernet.py compare --runs DIR --tables DIR            # scaled: half an hour on two cores
     python benchmarks/fpnas_supernet.py targets --runs DIR --tables DIR
@@ -153,6 +153,7 @@ def jobs_of(what: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         variants = {
             "PARSEC": {"method": "parsec", "options": {"samples": arguments.samples}, "steps": arguments.steps},
             "FP-NAS": fp_nas,
+            f"FP-NAS, {arguments.less:g} of the entropy": {**fp_nas, "options": {"rate": arguments.less}},
             "evolution": {"method": "evolution", "steps": arguments.evolution_steps},
             "random": {"method": "random"},
         }
@@ -160,6 +161,8 @@ def jobs_of(what: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             bound = f"latency@{DEVICE} <= {np.quantile(latency, share):.5f}ms"
             for seed in seeds:
                 for label, variant in variants.items():
+                    if variant["method"] not in arguments.methods:
+                        continue
                     found.append({**variant, "label": label, "space": space.spec, "constraints": [bound], "seed": seed})
     elif what == "targets":
         for share in (0.1, 0.3, 0.5, 0.7, 0.9):
@@ -174,11 +177,12 @@ def jobs_of(what: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 random = {"method": "random", "label": "random", "space": space.spec, "constraints": both}
                 found.append({**random, "seed": seed})
     else:
-        bound = f"flops <= {np.quantile(typical, 0.3) / 1e6:.2f}M"
+        target = round(float(np.quantile(typical, 0.3)), -4)
+        both = [f"flops <= {target / 1e6:.2f}M", f"flops >= {0.98 * target / 1e6:.3f}M"]
         for seed in seeds:
             for label, splits in SPLITS.items():
                 spec = hwnas.get_space(f"fbnetv2({size},splits={splits})").spec
-                found.append({**fp_nas, "label": label, "space": spec, "constraints": [bound], "seed": seed})
+                found.append({**fp_nas, "label": label, "space": spec, "constraints": both, "seed": seed})
     return found
 
 
@@ -247,6 +251,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=160, help="of weights and distribution")
     parser.add_argument("--samples", type=int, default=14, help="draws a step of PARSEC")
     parser.add_argument("--rate", type=float, default=0.5, help="draws a step of FP-NAS over the entropy in nats")
+    parser.add_argument("--less", type=float, default=0.35, help="the same, for a second FP-NAS of `compare`")
+    parser.add_argument(
+        "--methods", nargs="+", default=["parsec", "fpnas", "evolution", "random"], help="that `compare` runs"
+    )
     parser.add_argument("--evolution-steps", type=int, default=1280, help="of evolution's supernet, one path each")
     parser.add_argument("--evaluations", type=int, default=100, help="of evolution")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.3], help="quantiles of random latencies")
