@@ -56,7 +56,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "pnas, RNN": ("pnas", {"surrogate": "rnn"}),
 }
 #: A strategy that repeats itself ends after so many asks for each model of the budget.
-PATIENCE = 20
+PATIENCE = 4
 
 
 def search(name: str, space: SearchSpace, scores: np.ndarray, seed: int, models: int, **settings: Any) -> np.ndarray:

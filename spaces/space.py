@@ -38,6 +38,7 @@ spaces = Registry(
         "nasbench201": "hwnas.spaces.nasbench201:NASBench201",
         "hurricane": "hwnas.spaces.hurricane:Hurricane",
         "fbnetv2": "hwnas.spaces.fbnetv2:FBNetV2",
+        "darts": "hwnas.spaces.darts:DARTS",
         "pnas": "hwnas.spaces.pnas:PNAS",
         "epnas": "hwnas.spaces.epnas:EPNAS",
     },
