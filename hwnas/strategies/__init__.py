@@ -29,6 +29,8 @@ strategies = Registry(
         "controller": "hwnas.strategies.controller:Controller",
         "pnas": "hwnas.strategies.pnas:Pnas",
         "epnas": "hwnas.strategies.epnas:Epnas",
+        "manas": "hwnas.strategies.manas:Manas",
+        "manas-ls": "hwnas.strategies.manas:ManasLS",
     },
 )
 

@@ -27,15 +27,13 @@ from hwnas.costs import AdditiveCost
 from hwnas.evaluators.base import Evaluation
 from hwnas.nearest import Bound
 from hwnas.sampler import FeasibleSampler
-from hwnas.spaces.errors import ConfigError, InfeasibleError
+from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.space import Architecture, SearchSpace
-from hwnas.strategies.base import Strategy
 from hwnas.strategies.distribution import ArchitectureDistribution
+from hwnas.strategies.probabilistic import Probabilistic
 
 __all__ = ["FpNas", "Parsec", "excess", "importance", "pull"]
 
-#: Draws among which the most probable feasible architecture is looked for where the space is too large to list.
-DRAWS = 4096
 #: Added to the excess over the budget before its logarithm is taken, which has no gradient at 0.
 SOFTEN = 0.02
 
@@ -79,7 +77,7 @@ def pull(log_likelihoods: np.ndarray, misses: np.ndarray, beta: float) -> np.nda
     return np.asarray(found)
 
 
-class Parsec(Strategy):
+class Parsec(Probabilistic):
     """A fixed number of draws a step, from a distribution that is joint within each layer.
 
     Architectures beyond the budget are drawn too: they teach the distribution where the budget ends. `best` is the
@@ -105,10 +103,7 @@ class Parsec(Strategy):
     name: ClassVar[str] = "parsec"
     summary: ClassVar[str] = "a distribution over architectures, moved towards the better of a fixed number of draws"
     paper: ClassVar[str] = "PARSEC, arXiv 1902.05116"
-    repeats: ClassVar[bool] = True
-    thorough: ClassVar[bool] = False
     bounded: ClassVar[bool] = False
-    shares_weights: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -134,13 +129,6 @@ class Parsec(Strategy):
         self._updates = 0  # since the moments began
         self._spread = [0.0, 0.0]  # squared deviations of scores from the mean of their step, and degrees of freedom
         self._steps: list[_Step] = []
-        #: One record a finished step: draws, entropy, effective sample size, share within the budget, mean score.
-        self.trace: list[dict[str, float]] = []
-
-    @property
-    def planned(self) -> int:
-        """32 likely architectures, once the weights are trained by the draws."""
-        return 32
 
     def _first_distribution(self) -> ArchitectureDistribution:
         return ArchitectureDistribution(self.space.radices, self.space.layers)
@@ -151,39 +139,6 @@ class Parsec(Strategy):
 
     def _before_step(self) -> None:
         """Called before a step is drawn."""
-
-    # ------------------------------------------------------------------ what it delivers
-
-    @property
-    def recommendation(self) -> Architecture | None:
-        """The most probable feasible architecture.
-
-        In a space that is too large to list: of the mode and 4,096 feasible draws that follow the marginals.
-        """
-        mode = self.distribution.mode()
-        if self.sampler.contains([mode])[0]:
-            return mode
-        found = self._likely(1)
-        if found:
-            return found[0]
-        return None if self.best is None else self.best.architecture
-
-    def candidates(self, count: int) -> list[Architecture]:
-        """The `recommendation`, then other feasible ones, the most probable of 4,096 draws first."""
-        first = self.recommendation
-        found = [] if first is None else [first]
-        return [*found, *(a for a in self._likely(count) if a != first)][:count]
-
-    def _likely(self, count: int) -> list[Architecture]:
-        """The most probable ones of feasible draws that follow the marginals."""
-        rng = np.random.default_rng([self.seed, len(self.trace)])
-        floor = [np.maximum(p, 1e-12) for p in self.distribution.marginals()]
-        try:
-            rows = np.unique(self.sampler.sample(DRAWS, rng, weights=floor), axis=0)
-        except InfeasibleError:
-            return []
-        order = np.argsort(-self.distribution.log_prob(rows), kind="stable")[:count]
-        return [tuple(row) for row in rows[order].tolist()]
 
     # ------------------------------------------------------------------ steps
 
