@@ -47,12 +47,15 @@ class SearchSettings:
     distill: bool = False
     inherit: bool | None = None
     jobs: int = 1
+    task: str = "classification"
 
     def __post_init__(self) -> None:
         if self.evaluator not in EVALUATORS:
             raise ConfigError(f"there is no evaluator {self.evaluator!r}; choose one of {', '.join(EVALUATORS)}")
         if self.distill and self.evaluator != "one-shot":
             raise ConfigError("distillation needs a supernet for its teacher; use the evaluator one-shot")
+        if self.distill and self.task != "classification":
+            raise ConfigError(f"a supernet trained for {self.task} cannot teach classes; leave out the distillation")
         if self.evaluator != "scratch" and (self.jobs > 1 or self.inherit):
             what = "several jobs" if self.jobs > 1 else "inherited weights"
             raise ConfigError(f"{what} need trainings of their own; use the evaluator scratch")
@@ -87,6 +90,9 @@ class SearchSettings:
 class Plan:
     """A search's settings made concrete: space, data, limits, sampler, strategy.
 
+    Candidates are trained and scored with `task_space` and `task_data`. Prices, and what is delivered, are of `space`
+    and `data`; the two pairs differ where the task is not classification.
+
     Raises
     ------
     HwnasError
@@ -97,6 +103,7 @@ class Plan:
         from hwnas.data import load_data
         from hwnas.delivery import check_devices
         from hwnas.strategies import make_strategy
+        from hwnas.tasks import get_task
         from hwnas.training import TrainConfig
 
         self.settings = settings
@@ -111,7 +118,14 @@ class Plan:
         self.config = TrainConfig(**common, **own)
         shared: dict[str, Any] = {} if settings.supernet_epochs is None else {"epochs": settings.supernet_epochs}
         self.supernet_config = TrainConfig.supernet(**common, **shared)
-        self.data: Dataset = load_data(settings.data, root=settings.data_root, limit=settings.limit, seed=settings.seed)
+        task = get_task(settings.task)
+        # a subset for training has the classes in proportion, which a label-free task must not know
+        part: dict[str, Any] = {
+            "limit": settings.limit if task.labels else None,
+            "root": settings.data_root,
+            "seed": settings.seed,
+        }
+        self.data: Dataset = load_data(settings.data, **part)
         self.space: SearchSpace = get_space(
             settings.space, resolution=self.data.resolution, channels=self.data.channels, classes=self.data.classes
         )
@@ -121,13 +135,11 @@ class Plan:
                 f"but {self.data.name} has {self.data.channels} and {self.data.classes}"
             )
         if self.space.resolution != self.data.resolution:
-            self.data = load_data(
-                settings.data,
-                root=settings.data_root,
-                limit=settings.limit,
-                seed=settings.seed,
-                resolution=self.space.resolution,
-            )
+            self.data = load_data(settings.data, **part, resolution=self.space.resolution)
+        self.task_space, self.task_data = task.apply(self.space, self.data)
+        if not task.labels:
+            self.task_data = self.task_data.limited(settings.limit, settings.seed)
+            self.data = self.data.limited(settings.limit, settings.seed)
         self.limits = ConstraintSet(settings.constraints, self.space, settings.tables)
         self.sampler: FeasibleSampler = self.limits.sampler()
         self.strategy: Strategy = make_strategy(

@@ -93,6 +93,7 @@ def search(
     distill: bool = False,
     inherit: bool | None = None,
     jobs: int = 1,
+    task: str = "classification",
     progress: Progress | None = None,
 ) -> SearchResult:
     """Find, train, export and measure the best network of a space under constraints.
@@ -134,6 +135,9 @@ def search(
     jobs
         From scratch: candidates trained at a time, each in a process of its own with its share of the threads.
         Which evaluations a strategy knows when it asks then depends on their speed: a search is no longer repeatable.
+    task
+        What candidates are trained for; a label-free one (``rotation``, ``jigsaw``, ``colorization``) searches without
+        reading a label. The result is trained with labels all the same.
     progress
         Called as ``progress(done, total, text)``.
 
@@ -166,6 +170,7 @@ def search(
         distill=distill,
         inherit=inherit,
         jobs=jobs,
+        task=task,
     )
     plan = Plan(settings)  # every mistake of the user shows before a folder is made
     folder = Path(run) if run is not None else default_run_path(space, data)
@@ -267,7 +272,7 @@ class _Evaluators:
         name = f"supernet-{stage.number + 1}" if stage.name else "supernet"
         torch.manual_seed(plan.settings.seed + stage.number)
         if self._supernet is None or not stage.reuse:
-            self._supernet = Supernet(plan.space)
+            self._supernet = Supernet(plan.task_space)
             if stage.reuse and stage.number and not self.run.checkpoint(name).exists():
                 self._supernet.load_state_dict(load_weights(self.run.checkpoint(f"supernet-{stage.number}")))
         config = plan.supernet_config
@@ -275,22 +280,22 @@ class _Evaluators:
             train_shared(
                 self._supernet,
                 plan.strategy,
-                plan.data,
+                plan.task_data,
                 config,
                 checkpoint=self.run.checkpoint(name),
                 progress=_saving(self.run, plan.strategy, self.progress),
             )
-            return OneShotEvaluator(self._supernet, plan.data, seed=plan.settings.seed)
+            return OneShotEvaluator(self._supernet, plan.task_data, seed=plan.settings.seed)
         train_supernet(
             self._supernet,
-            plan.data,
+            plan.task_data,
             replace(config, epochs=max(1, round(stage.share * config.epochs))),
             sampler=None if stage.allowed is None else BoxSampler(stage.allowed),
             checkpoint=self.run.checkpoint(name),
             progress=self.progress,
             stage=f"supernet, {stage.name}" if stage.name else "supernet",
         )
-        return OneShotEvaluator(self._supernet, plan.data, seed=plan.settings.seed)
+        return OneShotEvaluator(self._supernet, plan.task_data, seed=plan.settings.seed)
 
     def teacher(self) -> Teacher | None:
         """For distillation, if it is wanted: the largest network that the supernet was trained on."""

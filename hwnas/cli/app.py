@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from hwnas import __version__
 from hwnas.cli.export import export
-from hwnas.cli.listings import devices, spaces, strategies, tables
+from hwnas.cli.listings import devices, spaces, strategies, tables, tasks
 from hwnas.cli.pool import pool
 from hwnas.cli.predict import predict
 from hwnas.cli.profile import profile
@@ -49,7 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-for command in (devices, spaces, strategies, tables, profile, tune, pool, search, export, predict, report):
+for command in (devices, spaces, strategies, tasks, tables, profile, tune, pool, search, export, predict, report):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""``hwnas devices``, ``spaces``, ``strategies``, ``tables``: what there is."""
+"""``hwnas devices``, ``spaces``, ``strategies``, ``tasks``, ``tables``: what there is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from hwnas.cli.common import Json, Tables, print_json, print_table
 
-__all__ = ["devices", "spaces", "strategies", "tables"]
+__all__ = ["devices", "spaces", "strategies", "tables", "tasks"]
 
 
 def devices(json: Json = False) -> None:
@@ -87,6 +87,27 @@ def strategies(json: Json = False) -> None:
         print_json(rows)
     else:
         print_table(rows, ("name", "summary"))
+
+
+def tasks(json: Json = False) -> None:
+    """What candidates can be trained for: classes, or label-free tasks.
+
+    \b
+    Examples:
+      hwnas tasks
+      hwnas tasks --json
+    """
+    from hwnas.tasks import get_task, list_tasks
+
+    rows = [
+        {"name": task.name, "labels": task.labels, "summary": task.summary, "paper": task.paper}
+        for task in map(get_task, list_tasks())
+    ]
+    if json:
+        print_json(rows)
+    else:
+        shown = [{**row, "labels": "yes" if row["labels"] else "no"} for row in rows]
+        print_table(shown, ("name", "labels", "summary"))
 
 
 def tables(tables: Tables = None, json: Json = False) -> None:

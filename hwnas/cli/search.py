@@ -66,6 +66,9 @@ def search(
             help="From scratch: begin with weights of a similar network [default: what the strategy does].",
         ),
     ] = None,
+    task: Annotated[
+        str, typer.Option(metavar="NAME", help="What candidates are trained for; see `hwnas tasks`.")
+    ] = "classification",
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="From scratch: candidates trained at a time.")] = 1,
     precision: Annotated[
         str, typer.Option(metavar="float32|bfloat16|float16|auto", help="Arithmetic of the training.")
@@ -84,6 +87,7 @@ def search(
       hwnas search --space shufflenet --data fashion-mnist --strategy regularized-evolution
           --constraint "latency@cpu-onnxruntime <= 1ms" --constraint "size <= 4MB" --run runs/shuffle
       hwnas search --resume runs/shuffle
+      hwnas search --space nasbench201 --data fashion-mnist --task jigsaw --constraint "params <= 500K" --limit 4000
       hwnas search --space epnas --data digits --strategy epnas --evaluator scratch --jobs 2
           --constraint "flops <= 10M" --constraint "params <= 200k"
       hwnas search --space "hurricane(width=0.25,pool=sep3+mb5e3+shuffle3)" --data digits --strategy hurricane
@@ -124,6 +128,7 @@ def search(
                 distill=distill,
                 inherit=inherit,
                 jobs=jobs,
+                task=task,
                 threads=threads,
                 precision=precision,
                 progress=progress,

@@ -58,6 +58,13 @@ class Split(ABC):
             If an image cannot be decoded.
         """
 
+    def image_batches(
+        self, size: int, *, order: np.ndarray | None = None, crop_seed: int | None = None
+    ) -> Iterator[Tensor]:
+        """The images of `batches` alone; for those who must not see labels."""
+        for images, _ in self.batches(size, order=order, crop_seed=crop_seed):
+            yield images
+
     @abstractmethod
     def take(self, indices: np.ndarray) -> Split:
         """The split of the given images."""
@@ -98,6 +105,15 @@ class ArraySplit(Split):
         for start in range(0, len(chosen), size):
             index = chosen[start : start + size]
             yield images[index], labels[index]
+
+    def image_batches(
+        self, size: int, *, order: np.ndarray | None = None, crop_seed: int | None = None
+    ) -> Iterator[Tensor]:
+        import torch
+
+        chosen = np.arange(len(self.images)) if order is None else np.asarray(order, dtype=np.int64)
+        for start in range(0, len(chosen), size):
+            yield torch.from_numpy(self.images[chosen[start : start + size]])
 
     def take(self, indices: np.ndarray) -> ArraySplit:
         return ArraySplit(self.images[indices], self.labels[indices])

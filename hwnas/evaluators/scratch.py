@@ -79,7 +79,7 @@ class ScratchEvaluator(Evaluator):
     @classmethod
     def of_plan(cls, plan: Plan, run: Path) -> Self:
         """The evaluator that a search from scratch uses, with the checkpoints of its run folder."""
-        return cls(plan.space, plan.data, plan.config, folder=run / "checkpoints", inherit=plan.inherits)
+        return cls(plan.task_space, plan.task_data, plan.config, folder=run / "checkpoints", inherit=plan.inherits)
 
     def evaluate(self, architectures: Iterable[Sequence[int]]) -> list[Evaluation]:
         """Train and score; `Evaluation.score` is the best validation accuracy.
