@@ -90,20 +90,20 @@ class NASBench201(ScaledSpace, Growing):
 
     # ------------------------------------------------------------------ growth
 
-    token_kinds: ClassVar[tuple[int, ...]] = (0, 1)
+    token_kinds: ClassVar[tuple[int, ...]] = (0,)
 
     @property
     def vocabularies(self) -> tuple[int, ...]:
-        """Edges, and operators."""
-        return (len(EDGES), len(OPERATORS))
+        """Each operator on each edge: what averages the tokens of an architecture can still tell which is where."""
+        return (len(EDGES) * len(OPERATORS),)
 
     def parts(self, architectures: np.ndarray) -> np.ndarray:
-        """Edge and operator of each live edge; a dead one is absent, and the live ones come first."""
+        """A token for each live edge with its operator; a dead one is absent, and the live ones come first."""
         rows = np.atleast_2d(architectures)
         alive = _alive(rows)
         order = np.argsort(~alive, axis=1, kind="stable")
-        tokens = np.stack([order, np.take_along_axis(rows, order, axis=1)], axis=2)
-        return np.where(np.take_along_axis(alive, order, axis=1)[:, :, None], tokens, -1)
+        tokens = order * len(OPERATORS) + np.take_along_axis(rows, order, axis=1)
+        return np.where(np.take_along_axis(alive, order, axis=1), tokens, -1)[:, :, None]
 
     def complexity(self, architectures: np.ndarray) -> np.ndarray:
         """Live edges of each cell."""

@@ -22,6 +22,8 @@ from hwnas.strategies.surrogate import Surrogate
 
 __all__ = ["Pnas"]
 
+#: Beyond the beam of the largest size the surrogate is fitted again after so many scores.
+REFIT = 40
 #: Ranked architectures of a size that are kept, for a search that goes on after the last size.
 KEPT = 2048
 
@@ -31,7 +33,8 @@ class Pnas(Strategy):
 
     What breaks the budget is left out before anything is evaluated. Where no architecture of a size fits (under a lower
     bound, say), `beam` random ones of that size are expanded without being evaluated. Once the largest size is done,
-    further evaluations go to the best predicted ones that are left, then to random ones.
+    further evaluations go to the best predicted ones that are left, by a surrogate that goes on learning, then to
+    random ones.
 
     Parameters
     ----------
@@ -129,6 +132,9 @@ class Pnas(Strategy):
             self._grow()
         if not self._queue and self._spare and (self._pending or self._size >= self._largest):
             # others are still being evaluated, or the search goes on after the last size
+            if not self._pending and len(self._scores) - (self._fitted or [0])[-1] >= REFIT:
+                ranking = np.argsort(-self._predict(np.array(self._spare)), kind="stable")
+                self._spare = [self._spare[index] for index in ranking.tolist()]
             self._queue, self._spare = self._spare[:count], self._spare[count:]
         found, self._queue = self._queue[:count], self._queue[count:]
         found = [architecture for architecture in found if architecture not in self._visited]
