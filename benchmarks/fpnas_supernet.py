@@ -157,6 +157,8 @@ def jobs_of(what: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             "evolution": {"method": "evolution", "steps": arguments.evolution_steps},
             "random": {"method": "random"},
         }
+        if not arguments.less:
+            variants = {label: v for label, v in variants.items() if "of the entropy" not in label}
         for share in arguments.budgets:
             bound = f"latency@{DEVICE} <= {np.quantile(latency, share):.5f}ms"
             for seed in seeds:
@@ -251,7 +253,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=160, help="of weights and distribution")
     parser.add_argument("--samples", type=int, default=14, help="draws a step of PARSEC")
     parser.add_argument("--rate", type=float, default=0.5, help="draws a step of FP-NAS over the entropy in nats")
-    parser.add_argument("--less", type=float, default=0.35, help="the same, for a second FP-NAS of `compare`")
+    parser.add_argument("--less", type=float, default=0.35, help="the same for a second FP-NAS of `compare`; 0: none")
     parser.add_argument(
         "--methods", nargs="+", default=["parsec", "fpnas", "evolution", "random"], help="that `compare` runs"
     )

@@ -145,6 +145,8 @@ class Plan:
         self.strategy: Strategy = make_strategy(
             settings.strategy, self.space, self.sampler, seed=settings.seed, **_strategy_settings(settings.options)
         )
+        if self.strategy.mixes and settings.evaluator != "one-shot":
+            raise ConfigError(f"{settings.strategy} trains a mixture of all choices; use the evaluator one-shot")
         self.strategy.expect(self.evaluations)
         check_devices(self.limits, settings.tables)
 

@@ -266,7 +266,7 @@ class _Evaluators:
 
         from hwnas.evaluators.one_shot import OneShotEvaluator
         from hwnas.spaces.supernet import Supernet
-        from hwnas.training import BoxSampler, load_weights, train_shared, train_supernet
+        from hwnas.training import BoxSampler, load_weights, train_mixture, train_shared, train_supernet
 
         plan = self.plan
         name = f"supernet-{stage.number + 1}" if stage.name else "supernet"
@@ -277,7 +277,8 @@ class _Evaluators:
                 self._supernet.load_state_dict(load_weights(self.run.checkpoint(f"supernet-{stage.number}")))
         config = plan.supernet_config
         if plan.strategy.shares_weights:
-            train_shared(
+            train: Any = train_mixture if plan.strategy.mixes else train_shared
+            train(
                 self._supernet,
                 plan.strategy,
                 plan.task_data,

@@ -82,14 +82,29 @@ class DARTS(ScaledSpace):
         self._first = max(1, round(CHANNELS * self.width))
         self._layers: list[tuple[str, int, int, int]] = []  # of each cell: name, channels, stride, first decision
         kinds: dict[str, int] = {}
+        normal: dict[int, None] = {}
         for index in range(count):
             kind = f"cell{index}" if self.cells == "own" else "reduce" if index in strides else "normal"
             first = kinds.setdefault(kind, len(EDGES) * len(kinds))
+            if index not in strides:
+                normal[first // len(EDGES)] = None
             channels = self._first * 2 ** sum(index >= reduction for reduction in reductions)
             self._layers.append((f"cell{index}", channels, strides.get(index, 1), first))
+        #: Which of the cells that are decided (14 decisions each) are no reduction cells.
+        self.normal = tuple(normal)
         self.decisions = tuple(
             Decision(f"{kind}/edge{source}to{node}", OPERATIONS) for kind in kinds for source, node in EDGES
         )
+
+    @property
+    def kinds(self) -> int:
+        """Cells that are decided, 14 decisions each."""
+        return len(self.decisions) // len(EDGES)
+
+    @property
+    def cells_of_stack(self) -> tuple[tuple[str, int], ...]:
+        """Of each cell in the network: its name, and its first decision."""
+        return tuple((name, first) for name, _, _, first in self._layers)
 
     @property
     def layers(self) -> tuple[tuple[int, ...], ...]:

@@ -29,6 +29,7 @@ strategies = Registry(
         "controller": "hwnas.strategies.controller:Controller",
         "pnas": "hwnas.strategies.pnas:Pnas",
         "epnas": "hwnas.strategies.epnas:Epnas",
+        "darts": "hwnas.strategies.darts:Darts",
         "manas": "hwnas.strategies.manas:Manas",
         "manas-ls": "hwnas.strategies.manas:ManasLS",
     },

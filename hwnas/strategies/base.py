@@ -86,6 +86,8 @@ class Strategy(ABC):
     bounded: ClassVar[bool] = True
     #: Whether its own draws train a supernet's weights, in `hwnas.training.train_shared`, instead of uniform ones.
     shares_weights: ClassVar[bool] = False
+    #: Whether it moves by gradients through a mixture of all choices, in `hwnas.training.train_mixture`.
+    mixes: ClassVar[bool] = False
     #: Whether its candidates, where each is trained, begin with the weights of similar ones unless told otherwise.
     inherits: ClassVar[bool] = False
     #: Whether it only ends when every feasible architecture was asked for.

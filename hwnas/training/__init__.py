@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwnas.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
     from hwnas.training.config import TrainConfig
+    from hwnas.training.mixture import train_mixture
     from hwnas.training.scoring import Score, evaluate
     from hwnas.training.shared import train_shared
     from hwnas.training.supernet import BoxSampler, Calibration, Teacher, largest, recalibrated, train_supernet
@@ -30,6 +31,7 @@ _HOME = {
     "recalibrated": "supernet",
     "save_checkpoint": "checkpoint",
     "train": "trainer",
+    "train_mixture": "mixture",
     "train_shared": "shared",
     "train_supernet": "supernet",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "recalibrated",
     "save_checkpoint",
     "train",
+    "train_mixture",
     "train_shared",
     "train_supernet",
 ]

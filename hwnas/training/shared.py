@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hwnas.spaces.supernet import Supernet
     from hwnas.strategies.base import Strategy
 
-__all__ = ["train_shared"]
+__all__ = ["judging_batches", "train_shared"]
 
 #: More than any step draws.
 ALL = 1 << 20
@@ -82,7 +82,7 @@ def train_shared(
     first = tuple(strategy.space.sample(1, loop.rng(0, 0))[0].tolist())
     loop.settle_precision(lambda images, labels: loss_of(images, labels, first, config.label_smoothing))
     for epoch in loop:
-        judges = _endless(data, config.batch_size, loop.rng(epoch, 2), loop.device)
+        judges = judging_batches(data, config.batch_size, loop.rng(epoch, 2), loop.device)
         for number, (images, labels) in enumerate(loop.batches()):
             strategy.advance((epoch * loop.steps + number) / (config.epochs * loop.steps))
             paths = strategy.ask(ALL)
@@ -108,7 +108,7 @@ def train_shared(
     return SupernetResult(tuple(loop.history), loop.seconds, loop.precision or "float32", str(loop.device))
 
 
-def _endless(
+def judging_batches(
     data: Dataset, batch_size: int, rng: np.random.Generator, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Validation batches in random order, again and again; incomplete ones are left out unless there is no other."""
