@@ -5,6 +5,7 @@ It runs on the weights of a `Supernet`, so what was trained in the mixture can b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class Mixture(nn.Module):
     ----------
     supernet
         Weights of all operations, of the space `darts` or of one trained for a task.
+    operations
+        Which are mixed, by their numbers; all if not given.
 
     Raises
     ------
@@ -38,15 +41,19 @@ class Mixture(nn.Module):
         If the supernet is of another space.
     """
 
-    def __init__(self, supernet: Supernet) -> None:
+    def __init__(self, supernet: Supernet, operations: Sequence[int] | None = None) -> None:
         super().__init__()
         space: Any = getattr(supernet.space, "space", supernet.space)  # a task's space holds the space
         if not isinstance(space, DARTS):
             raise ConfigError(f"a mixture is of the space darts, not of {supernet.space.name}")
         self.supernet, self._cells = supernet, space.cells_of_stack
+        chosen = range(len(OPERATIONS)) if operations is None else operations
+        self._operations = [operation for operation in chosen if operation != NONE]
+        if not self._operations:
+            raise ConfigError("a mixture needs an operation other than none")
         # of an operation on an edge of a cell: its nodes, each reading the one before
         chains: dict[str, list[str]] = {}
-        for operation in range(NONE + 1, len(OPERATIONS)):
+        for operation in self._operations:
             for node in supernet.graph([operation] * len(space.decisions)).nodes:
                 cell, _, place = node.name.partition("/")
                 if place.startswith("edge"):
@@ -90,7 +97,7 @@ class Mixture(nn.Module):
 
     def _edge(self, place: str, x: Tensor, shares: Tensor) -> Tensor:
         total: Tensor | None = None
-        for operation in range(NONE + 1, len(OPERATIONS)):
+        for operation in self._operations:
             code, y = OPERATIONS[operation], x
             for node in self._chains.get(f"{place}/{code}", ()):
                 y = self.supernet.nodes[node](y)
