@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hwnas.backbone import export_backbone
     from hwnas.export_run import export_run as export
     from hwnas.kernel_profiling import profile_kernels
     from hwnas.latency_predictor import LatencyPredictor, choose_items
@@ -51,6 +52,7 @@ _HOME = {
     "SearchSpace": "hwnas.spaces.space:SearchSpace",
     "choose_items": "hwnas.latency_predictor:choose_items",
     "export": "hwnas.export_run:export_run",
+    "export_backbone": "hwnas.backbone:export_backbone",
     "get_space": "hwnas.spaces.space:get_space",
     "predict": "hwnas.predict:predict",
     "profile": "hwnas.profiling:profile",
@@ -71,6 +73,7 @@ __all__ = [
     "__version__",
     "choose_items",
     "export",
+    "export_backbone",
     "get_space",
     "predict",
     "profile",

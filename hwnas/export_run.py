@@ -10,7 +10,7 @@ from typing import Any
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.files import atomic_write
 
-__all__ = ["PRECISIONS", "ExportResult", "export_run"]
+__all__ = ["PRECISIONS", "ExportResult", "Progress", "export_run", "measure_file"]
 
 Progress = Callable[[float, float, str], None]
 PRECISIONS = ("float32", "int8")
@@ -113,7 +113,7 @@ def export_run(
     measured: dict[str, Any] = {}
     if measure:
         _report(progress, 1, "measuring")
-        measured = _measure(target, settings, precision)
+        measured = measure_file(target, settings, precision)
         for device, result in measured.items():
             latency = latency_notes(result.method, result.median_ms, (result.low_ms, result.high_ms))
             annotate(target, {"device": device, "method": result.method, **latency})
@@ -130,7 +130,7 @@ def export_run(
     )
 
 
-def _measure(target: Path, settings: Any, precision: str) -> dict[str, Any]:
+def measure_file(target: Path, settings: Any, precision: str) -> dict[str, Any]:
     """Measure a file on the devices of the run's latency constraints, in the file's own precision."""
     from hwnas.constraints import parse_constraints
     from hwnas.profilers import Protocol, get_profiler, profilers

@@ -11,6 +11,7 @@
         finalists/          the exported file of each finalist that was trained
         best.json           the answer: architecture, accuracy, costs
         best.onnx           the file to deploy
+        backbone.onnx       written by `hwnas export --backbone`
         worker-1.log        errors of a worker process, where there were any
         report.html
 

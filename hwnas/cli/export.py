@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hwnas.cli.common import DataRoot, Json, print_json, progress_bar
+from hwnas.cli.common import DataRoot, Json, print_json, progress_bar, resumable
+from hwnas.spaces.errors import ConfigError
 
 __all__ = ["export"]
 
@@ -23,29 +24,41 @@ def export(
     measure: Annotated[
         bool, typer.Option("--measure/--no-measure", help="Measure the file on the devices of the run's constraints.")
     ] = True,
+    backbone: Annotated[
+        bool,
+        typer.Option("--backbone", help="Train it for the run's task, and export its features without the classifier."),
+    ] = False,
     data_root: DataRoot = None,
     json: Json = False,
 ) -> None:
     """Export the winner of a run, verified and measured.
 
     The file is checked against torch on the test set, and measured on the devices of the constraints.
+    With --backbone it is trained for the run's task (`hwnas tasks`) and ends in its pooled features.
 
     \b
     Examples:
       hwnas export runs/NAME --precision int8
       hwnas export runs/NAME --output model.onnx --no-measure --json
+      hwnas export runs/NAME --backbone
     """
     import hwnas
 
-    with progress_bar() as progress:
-        result = hwnas.export(
-            run, precision=precision, output=output, measure=measure, data_root=data_root, progress=progress
-        )
+    if backbone and precision != "float32":
+        raise ConfigError(f"a backbone is exported in float32, not {precision}; leave out --precision")
+    with resumable("the same command goes on from here"), progress_bar() as progress:
+        if backbone:
+            result = hwnas.export_backbone(run, output=output, measure=measure, data_root=data_root, progress=progress)
+        else:
+            result = hwnas.export(
+                run, precision=precision, output=output, measure=measure, data_root=data_root, progress=progress
+            )
     if json:
         print_json(asdict(result))
         return
     typer.echo(f"onnx  {result.onnx} ({result.precision}, {result.bytes / 1000:.4g} KB)")
-    typer.echo(f"accuracy  {result.accuracy:.4g} on the test set, float32 {result.float32_accuracy:.4g}")
+    what = "at its task, with its end" if backbone else f"on the test set, float32 {result.float32_accuracy:.4g}"
+    typer.echo(f"accuracy  {result.accuracy:.4g} {what}")
     for device, ms in result.latency_ms.items():
         low, high = result.interval_ms[device]
         typer.echo(f"latency@{device}  {result.method} {ms:.4g} ms ({low:.4g} to {high:.4g})")

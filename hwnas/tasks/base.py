@@ -33,6 +33,8 @@ class Task(ABC):
     paper: ClassVar[str] = ""
     #: Whether it reads the labels of the data.
     labels: ClassVar[bool] = False
+    #: What networks that were trained for it take, as their files say.
+    inputs: ClassVar[str] = "normalised"
 
     @abstractmethod
     def apply(self, space: SearchSpace, data: Dataset) -> tuple[SearchSpace, Dataset]:

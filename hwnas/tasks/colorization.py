@@ -88,6 +88,7 @@ class Colorization(PretextTask):
 
     name: ClassVar[str] = "colorization"
     summary: ClassVar[str] = "which of 313 colours each pixel of a grey image has"
+    inputs: ClassVar[str] = "lightness L* / 100, normalised"
 
     def answers(self) -> list[str]:
         return [f"a={a} b={b}" for a, b in colour_bins().tolist()]

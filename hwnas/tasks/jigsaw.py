@@ -62,6 +62,7 @@ class Jigsaw(PretextTask):
 
     name: ClassVar[str] = "jigsaw"
     summary: ClassVar[str] = "in which of 24 orders 2x2 tiles were shuffled"
+    inputs: ClassVar[str] = "pixels 0-1, each image less its own mean, over its own standard deviation"
     multiple: ClassVar[int] = 4
     grid: ClassVar[int] = 2
 
