@@ -52,6 +52,8 @@ STRATEGIES = (
     "epnas",
     "parsec",
     "fpnas",
+    "manas",
+    "manas-ls",
 )
 COLOURS = {"random": "0.45"} | {name: f"C{number}" for number, name in enumerate(STRATEGIES[1:])}
 MEASURES = ("validation", "test")
@@ -194,7 +196,9 @@ def plot(curves: dict[tuple[float, str], np.ndarray], settings: list[Setting], d
             values = curves[setting.quantile, name][:, :, row]
             steps = np.unique(np.geomspace(1, values.shape[1], 120).round().astype(int))
             median = np.median(values[:, steps - 1], axis=0)
-            axis.plot(steps, median, color=COLOURS[name], linewidth=2.4 if name == "random" else 1.2, label=name)
+            style = "--" if STRATEGIES.index(name) > 10 else "-"  # there are ten colours
+            width = 2.4 if name == "random" else 1.2
+            axis.plot(steps, median, style, color=COLOURS[name], linewidth=width, label=name)
             lowest.append(median[np.searchsorted(steps, 25)])
         axis.axhline(setting.optima[row], color="black", linestyle="--", linewidth=0.8, label="optimum")
         if measure == "test":
