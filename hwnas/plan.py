@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hwnas.constraints import ConstraintSet
@@ -125,21 +126,21 @@ class Plan:
             "root": settings.data_root,
             "seed": settings.seed,
         }
-        self.data: Dataset = load_data(settings.data, **part)
+        data: Dataset = load_data(settings.data, **part)
         self.space: SearchSpace = get_space(
-            settings.space, resolution=self.data.resolution, channels=self.data.channels, classes=self.data.classes
+            settings.space, resolution=data.resolution, channels=data.channels, classes=data.classes
         )
-        if (self.space.channels, self.space.classes) != (self.data.channels, self.data.classes):
+        if (self.space.channels, self.space.classes) != (data.channels, data.classes):
             raise ConfigError(
                 f"{self.space.spec} takes {self.space.channels} channels and {self.space.classes} classes, "
-                f"but {self.data.name} has {self.data.channels} and {self.data.classes}"
+                f"but {data.name} has {data.channels} and {data.classes}"
             )
-        if self.space.resolution != self.data.resolution:
-            self.data = load_data(settings.data, **part, resolution=self.space.resolution)
-        self.task_space, self.task_data = task.apply(self.space, self.data)
+        if self.space.resolution != data.resolution:
+            data = load_data(settings.data, **part, resolution=self.space.resolution)
+        self._whole = data
+        self.task_space, self.task_data = task.apply(self.space, data)
         if not task.labels:
             self.task_data = self.task_data.limited(settings.limit, settings.seed)
-            self.data = self.data.limited(settings.limit, settings.seed)
         self.limits = ConstraintSet(settings.constraints, self.space, settings.tables)
         self.sampler: FeasibleSampler = self.limits.sampler()
         self.strategy: Strategy = make_strategy(
@@ -149,6 +150,11 @@ class Plan:
             raise ConfigError(f"{settings.strategy} trains a mixture of all choices; use the evaluator one-shot")
         self.strategy.expect(self.evaluations)
         check_devices(self.limits, settings.tables)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The images and labels that the result is trained with; a label-free search does not look at them before."""
+        return self._whole.limited(self.settings.limit, self.settings.seed)
 
     @property
     def inherits(self) -> bool:

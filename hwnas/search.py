@@ -357,15 +357,15 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
             if unsaved >= BATCH or not engine.busy:
                 run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
                 unsaved = 0
-    for pattern in ("candidate-*", "weights-*"):  # of candidates: no stage after this needs them
-        for path in (run.path / "checkpoints").glob(f"{pattern}.safetensors"):
-            path.unlink()
     recommended = strategy.recommendation
     if recommended is not None and all(trial.architecture != recommended for trial in trials):
         evaluators.stage = strategy.stage
         (evaluation,) = evaluators.current().evaluate([recommended])
         trials.append(_with_costs(evaluation, plan.limits, evaluators.stage))
         run.add_trial(trials[-1])
+    for pattern in ("candidate-*", "weights-*"):  # of candidates: no stage after this needs them
+        for path in (run.path / "checkpoints").glob(f"{pattern}.safetensors"):
+            path.unlink()
     usable = [trial for trial in trials if not trial.failed]
     if not strategy.bounded and usable:
         inside = plan.limits.feasible(np.array([trial.architecture for trial in usable]))

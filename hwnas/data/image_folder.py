@@ -271,6 +271,13 @@ class FolderSplit(Split):
                 "check the free memory, or decode with workers=0"
             ) from error
 
+    def image_batches(
+        self, size: int, *, order: np.ndarray | None = None, crop_seed: int | None = None
+    ) -> Iterator[Tensor]:
+        blind = FolderSplit(self.files, np.zeros(len(self.files), dtype=np.int64), self.decoder, self.workers)
+        for images, _ in blind.batches(size, order=order, crop_seed=crop_seed):
+            yield images
+
     def take(self, indices: np.ndarray) -> FolderSplit:
         files = [self.files[index] for index in np.asarray(indices).tolist()]
         return FolderSplit(files, self.labels[indices], self.decoder, self.workers)

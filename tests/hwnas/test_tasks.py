@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+import hwnas.data
 from hwnas.constraints import ConstraintSet
 from hwnas.data import load_data
 from hwnas.data.base import ArraySplit, Dataset, Split
 from hwnas.evaluators.one_shot import OneShotEvaluator
 from hwnas.evaluators.scratch import ScratchEvaluator
-from hwnas.plan import SearchSettings
+from hwnas.plan import Plan, SearchSettings
 from hwnas.spaces import ConfigError, ModelError, get_space, list_spaces
 from hwnas.spaces.supernet import Supernet
 from hwnas.strategies import make_strategy
@@ -100,6 +101,25 @@ def test_no_label_is_read(name: str, tmp_path: Path) -> None:
     (evaluation,) = ScratchEvaluator(supernet.space, data, CONFIG, folder=tmp_path).evaluate([PATH])
     assert 0 <= evaluation.score <= 1
     train_shared(supernet, make_strategy("manas", supernet.space, seed=0), data, SUPERNET)
+
+
+def test_a_search_reads_no_label_before_its_result_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hwnas.data, "load_data", lambda *_, **given: unlabelled(given.get("resolution") or 16))
+    settings = SearchSettings(
+        space="nasbench201(width=0.25,depth=0.2)",
+        data="colours",
+        constraints=("params <= 1M",),
+        evaluator="scratch",
+        task="rotation",
+        epochs=1,
+        limit=24,
+    )
+    plan = Plan(settings)
+    assert len(plan.task_data.train) == 24
+    (evaluation,) = ScratchEvaluator.of_plan(plan, tmp_path).evaluate([PATH])
+    assert 0 <= evaluation.score <= 1
+    with pytest.raises(AssertionError, match="a label was read"):
+        assert plan.data  # for training the result
 
 
 @pytest.mark.parametrize("name", list_tasks())
