@@ -61,6 +61,15 @@ def test_workers_stream_what_this_process_reads(folder: Path) -> None:
     assert len(list(itertools.islice(streamed.train.batches(16), 2))) == 2
 
 
+def test_images_come_without_their_labels(folder: Path) -> None:
+    split = load_data(folder, resolution=16, workers=0).valid
+    plain = [images for images, _ in split.batches(50, order=np.arange(120), crop_seed=3)]
+    split.labels = None  # type: ignore[assignment]
+    alone = list(split.image_batches(50, order=np.arange(120), crop_seed=3))
+    assert [len(images) for images in alone] == [50, 50, 20]
+    assert all(np.array_equal(x.numpy(), y.numpy()) for x, y in zip(plain, alone, strict=True))
+
+
 def test_memory_holds_a_few_batches_only(folder: Path) -> None:
     batches = load_data(folder, resolution=64, workers=0).train.batches(10)
     images, _ = next(batches)
