@@ -13,6 +13,7 @@ Several bounds make a grid of several dimensions; a bound from both sides is one
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -173,7 +174,7 @@ class Grid:
         steps, dropped = _layout(radices, {part.decisions for i in intervals for part in i.cost.parts})
         self._steps = steps
         self._weights = [np.full(r, 1.0 / r) for r in radices.tolist()] if weights is None else list(weights)
-        self._moves: list[list[np.ndarray]] = []  # per dimension, per step: (frontier states, choices), cells
+        self._moves: list[list[np.ndarray]] = []  # per dimension, per step: (states, choices), cells
         self._sizes: list[int] = []  # cells a dimension, with the last one for "too much"
         ends: list[np.ndarray] = []
         side = max(2, round(cells ** (1 / max(1, len(intervals)))))
@@ -211,31 +212,56 @@ class Grid:
         terminal = np.ones([1, *self._sizes])
         for axis, end in enumerate(ends):
             terminal *= end.reshape([-1 if axis == other else 1 for other in range(-1, len(ends))])
-        self._mass = [terminal * (not empty)]
+        self._merge()
+        self._transitions = [self._possible(step) for step in self._steps]
+        self._weigh(terminal * (not empty))
+
+    def reweighted(self, weights: Sequence[np.ndarray]) -> Grid:
+        """The same grid with other weights: what takes time to lay out is shared."""
+        other = copy.copy(self)
+        other._weights = list(weights)
+        other._weigh(self._mass[-1])
+        return other
+
+    def _merge(self) -> None:
+        """Make one state of those that every sequence of choices moves alike, from the last step to the first."""
+        classes, steps = np.zeros(1, dtype=np.intp), []
         for step in reversed(self._steps):
-            self._mass.append(self._back(step, self._mass[-1]))
+            columns = [moves[step.decision] for moves in self._moves]
+            too_much = np.zeros(step.following.shape, dtype=bool)
+            for column, size in zip(columns, self._sizes, strict=True):
+                too_much |= column == size - 1
+            following = np.where(too_much, 0, classes[step.following])
+            keys = np.concatenate([following, *(np.where(too_much, -1, column) for column in columns)], axis=1)
+            _, kept, classes = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+            classes = classes.reshape(-1)
+            steps.append(_Step(step.decision, step.frontier, following[kept]))
+            for moves in self._moves:
+                moves[step.decision] = moves[step.decision][kept]
+        self._steps = steps[::-1]
+
+    def _weigh(self, terminal: np.ndarray) -> None:
+        """The weight of the completions of every state, from the last step to the first."""
+        self._mass = [terminal]
+        for step, transitions in zip(reversed(self._steps), reversed(self._transitions), strict=True):
+            mass, following, weights = np.zeros([len(step.following), *self._sizes]), self._mass[-1], self._weights
+            for choice, before, after in transitions:
+                mass[before] += weights[step.decision][choice] * following[after]
+            self._mass.append(mass)
         self._mass.reverse()
         self.total = float(self._mass[0].flat[0])
 
-    def _transitions(self, step: _Step) -> list[tuple[int, float, _Index, _Index]]:
-        """Choice, weight, and the cells before and after, of every possible move."""
+    def _possible(self, step: _Step) -> list[tuple[int, _Index, _Index]]:
+        """Choice, and the cells before and after, of every possible move."""
         found = []
-        weights = self._weights[step.decision]
         columns = [moves[step.decision] for moves in self._moves]
         for state, choice in itertools.product(*map(range, step.following.shape)):
             shifts = [int(column[state, choice]) for column in columns]
-            if weights[choice] > 0 and all(k <= size - 2 for k, size in zip(shifts, self._sizes, strict=True)):
+            if all(k <= size - 2 for k, size in zip(shifts, self._sizes, strict=True)):
                 before: _Index = (state, *(slice(0, size - k) for k, size in zip(shifts, self._sizes, strict=True)))
                 after: _Index = (int(step.following[state, choice]), *(slice(k, None) for k in shifts))
-                found.append((choice, float(weights[choice]), before, after))
+                found.append((choice, before, after))
         return found
-
-    def _back(self, step: _Step, following: np.ndarray) -> np.ndarray:
-        """Weight of the completions of every state before `step`."""
-        mass = np.zeros([len(step.following), *self._sizes])
-        for _, weight, before, after in self._transitions(step):
-            mass[before] += weight * following[after]
-        return mass
 
     def _ahead(self, index: int, state: np.ndarray, spent: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Weight behind each choice of `step` for many partial architectures, and the cells each would spend."""
@@ -292,8 +318,8 @@ class Grid:
             following = self._mass[index + 1]
             share = np.zeros(step.following.shape[1])
             arrived = np.zeros_like(following)
-            for choice, weight, before, after in self._transitions(step):
-                part = weight * reach[before]
+            for choice, before, after in self._transitions[index]:
+                part = self._weights[step.decision][choice] * reach[before]
                 share[choice] += np.sum(part * following[after])
                 arrived[after] += part
             found.append(share / share.sum())

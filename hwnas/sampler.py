@@ -370,8 +370,9 @@ class FeasibleSampler:
             if isinstance(self._full, _Listed):
                 pool = _Listed(self._full.rows, self._probabilities(self._full.rows, weights))
             else:
-                pool = self._grid(self._everything, weights, getattr(self._full, "cells", None))
-                if isinstance(pool, _Gridded) and pool.grid.total <= 0:
+                assert isinstance(self._full, _Gridded)
+                pool = _Gridded(self._full.grid.reweighted(weights), self._everything, self._full.cells)
+                if pool.grid.total <= 0:
                     raise InfeasibleError(f"no feasible architecture of {self.space.name} has a positive weight")
             self._weighted = (key, pool)
         return self._weighted[1]
