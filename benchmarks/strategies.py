@@ -2,6 +2,7 @@
 
     python benchmarks/strategies.py                 # 50 seeds, under an hour on one core
     python benchmarks/strategies.py --device latbench.mobile-cpu-snapdragon-855-kryo-485-int8
+    python benchmarks/strategies.py --strategies pnas     # again, beside the rows of the others from before
 
 The protocol is the benchmark's own: strategies see the validation accuracy after 12 epochs, and what
 is reported is the test accuracy after 200 epochs of the architecture that is best by validation so
@@ -27,7 +28,6 @@ import csv
 import io
 import itertools
 import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ COLOURS = {"random": "0.45"} | {name: f"C{number}" for number, name in enumerate
 MEASURES = ("validation", "test")
 AHEAD = "{ahead_of_random:+.2f} [{ahead_of_random_low95:+.2f}, {ahead_of_random_high95:+.2f}]"
 CHECKPOINTS = (10, 25, 50, 100, 200, 300, 500, 1000)
+KEY = ("latency_quantile", "measure", "strategy", "evaluations")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def table_rows(curves: dict[tuple[float, str], np.ndarray], settings: list[Setti
     """One row a budget, measure, strategy and checkpoint."""
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
-    for setting, (column, measure), name in itertools.product(settings, enumerate(MEASURES), STRATEGIES):
+    names = [name for name in STRATEGIES if (settings[0].quantile, name) in curves]
+    for setting, (column, measure), name in itertools.product(settings, enumerate(MEASURES), names):
         curve = curves[setting.quantile, name][:, :, column]
         baseline = curves[setting.quantile, "random"][:, :, column]
         for evaluations in (c for c in CHECKPOINTS if c <= curve.shape[1]):
@@ -181,7 +183,7 @@ def markdown(rows: list[dict[str, Any]], device: str, about: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(curves: dict[tuple[float, str], np.ndarray], settings: list[Setting], device: str, path: Path) -> None:
+def plot(rows: list[dict[str, Any]], device: str, path: Path) -> None:
     """Medians against evaluations, one panel a budget."""
     import matplotlib
 
@@ -189,26 +191,27 @@ def plot(curves: dict[tuple[float, str], np.ndarray], settings: list[Setting], d
     matplotlib.rcParams.update({"svg.hashsalt": "hwnas", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, len(settings), figsize=(4.2 * len(settings), 6.4), squeeze=False, sharex=True)
-    for (row, measure), (column, setting) in itertools.product(enumerate(MEASURES), enumerate(settings)):
-        axis, lowest = axes[row][column], []
+    budgets = list(dict.fromkeys(row["budget_ms"] for row in rows))
+    figure, axes = pyplot.subplots(2, len(budgets), figsize=(4.2 * len(budgets), 6.4), squeeze=False, sharex=True)
+    for (line, measure), (column, budget) in itertools.product(enumerate(MEASURES), enumerate(budgets)):
+        axis, lowest = axes[line][column], []
+        here = [row for row in rows if (row["budget_ms"], row["measure"]) == (budget, measure)]
         for name in STRATEGIES:
-            values = curves[setting.quantile, name][:, :, row]
-            steps = np.unique(np.geomspace(1, values.shape[1], 120).round().astype(int))
-            median = np.median(values[:, steps - 1], axis=0)
+            curve = [(row["evaluations"], row["median"]) for row in here if row["strategy"] == name]
             style = "--" if STRATEGIES.index(name) > 10 else "-"  # there are ten colours
             width = 2.4 if name == "random" else 1.2
-            axis.plot(steps, median, style, color=COLOURS[name], linewidth=width, label=name)
-            lowest.append(median[np.searchsorted(steps, 25)])
-        axis.axhline(setting.optima[row], color="black", linestyle="--", linewidth=0.8, label="optimum")
+            axis.plot(*zip(*curve, strict=True), style, color=COLOURS[name], linewidth=width, label=name)
+            lowest += [median for evaluations, median in curve if evaluations == 25]
+        best, by_validation = here[0]["optimum"], here[0]["test_of_best_validation"]
+        axis.axhline(best, color="black", linestyle="--", linewidth=0.8, label="optimum")
         if measure == "test":
-            axis.axhline(setting.by_validation, color="black", linestyle=":", linewidth=0.8, label="best by validation")
+            axis.axhline(by_validation, color="black", linestyle=":", linewidth=0.8, label="best by validation")
             axis.set_xlabel("evaluations")
         else:
-            axis.set_title(f"latency ≤ {setting.budget_ms:g} ms (fastest {100 * setting.quantile:g} %)")
-        axis.set(xscale="log", xlim=(10, values.shape[1]), ylim=(min(lowest) - 0.3, setting.optima[row] + 0.2))
+            axis.set_title(f"latency ≤ {budget:g} ms (fastest {100 * here[0]['latency_quantile']:g} %)")
+        axis.set(xscale="log", xlim=(10, None), ylim=(min(lowest) - 0.3, best + 0.2))
         if column == 0:
-            axis.set_ylabel(f"{measure} accuracy, % (median of {len(values)} seeds)")
+            axis.set_ylabel(f"{measure} accuracy, % (median of {here[0]['seeds']} seeds)")
     axes[1][-1].legend(loc="lower right", fontsize=7)
     figure.suptitle(f"NAS-Bench-201, {device}")
     figure.tight_layout()
@@ -218,21 +221,37 @@ def plot(curves: dict[tuple[float, str], np.ndarray], settings: list[Setting], d
     atomic_write(path, buffer.getvalue())
 
 
+def with_others(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """New rows, and from `file` those of strategies that did not run this time, in the order of `STRATEGIES`."""
+    found = {tuple(row[key] for key in KEY): row for row in rows}
+    if file.exists():
+        with open(file, newline="", encoding="utf-8") as stream:
+            for text in csv.DictReader(stream):
+                row: dict[str, Any] = {key: _number(value) for key, value in text.items()}
+                found.setdefault(tuple(row[key] for key in KEY), row)
+    order = {name: number for number, name in enumerate(STRATEGIES)}
+    return sorted(found.values(), key=lambda row: (row["budget_ms"], row["measure"] == "test", order[row["strategy"]]))
+
+
+def _number(text: str) -> Any:
+    return text if not text.replace(".", "").replace("-", "").isdigit() else float(text) if "." in text else int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="hwnb.c10.pixel3_latency", help="latency column of the published table")
     parser.add_argument("--quantiles", type=float, nargs="+", default=[0.25, 0.5], help="budgets, as quantiles")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--evaluations", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
 
-    started = time.perf_counter()
     table = TabularEvaluator.nasbench201([options.device])
     settings = settings_of(table, options.device, options.quantiles)
     curves = {}
     for setting in settings:
-        for name in STRATEGIES:
+        for name in dict.fromkeys(["random", *options.strategies]):
             runs = [run(name, table, setting.sampler, seed, options.evaluations) for seed in range(options.seeds)]
             curves[setting.quantile, name] = np.stack(runs)
             print(
@@ -241,11 +260,12 @@ def main() -> None:
             )
     about = (
         f"{options.seeds} seeds, {options.evaluations} evaluations each, search on `{SCORE}`, report `{REPORT}`; "
-        f"hwnas {hwnas.__version__}, Python {platform.python_version()}, numpy {np.__version__}; "
-        f"{time.perf_counter() - started:.0f} s on one core."
+        f"hwnas {hwnas.__version__}, Python {platform.python_version()}, numpy {np.__version__}."
     )
-    rows = table_rows(curves, settings)
     stem = make_folder(options.out) / f"strategies-nasbench201-{options.device}"
+    rows = table_rows(curves, settings)
+    if set(options.strategies) != set(STRATEGIES):
+        rows = with_others(rows, Path(f"{stem}.csv"))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -253,7 +273,7 @@ def main() -> None:
     atomic_write(f"{stem}.csv", buffer.getvalue())
     text = markdown(rows, options.device, about)
     atomic_write(f"{stem}.md", text)
-    plot(curves, settings, options.device, Path(f"{stem}.svg"))
+    plot(rows, options.device, Path(f"{stem}.svg"))
     print(text)
 
 

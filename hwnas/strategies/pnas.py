@@ -22,10 +22,14 @@ from hwnas.strategies.surrogate import Surrogate
 
 __all__ = ["Pnas"]
 
+#: Architectures of each size that are evaluated at least, if the evaluations suffice, where no beam is given.
+LEAST = 8
 #: Beyond the beam of the largest size the surrogate is fitted again after so many scores.
-REFIT = 40
-#: Ranked architectures of a size that are kept, for a search that goes on after the last size.
-KEPT = 2048
+REFIT = 20
+#: Ranked architectures of a size that are kept, to be expanded or, of the last size, evaluated later.
+KEPT = 4096
+#: Runners-up are expanded too until there are so many candidates; a beam of the paper's width makes more by itself.
+CANDIDATES = 1 << 14
 
 
 class Pnas(Strategy):
@@ -41,7 +45,8 @@ class Pnas(Strategy):
     space, sampler, seed
         See `Strategy`; the space must be one that grows (`Growing`).
     beam
-        Architectures evaluated of each size but the first (K); 0 divides the evaluations of the search evenly.
+        Architectures evaluated of each size but the first (K), 256 in the paper; 0 for a fiftieth of the evaluations of
+        the search, so that most are left for the largest size.
     surrogate
         ``mlp``, ``rnn``, or ``random``, which ranks by chance: the control of an honest comparison.
     members
@@ -123,7 +128,9 @@ class Pnas(Strategy):
         """How many architectures of the present size are evaluated."""
         total, later = self._total or self.planned, self._largest - self._first
         first = min(self._smallest, max(math.ceil(total / (later + 1)), total - self.beam * later if self.beam else 0))
-        return first if self._sizes == 1 else self.beam or max(1, round((total - first) / max(1, later)))
+        if self._sizes == 1:
+            return first
+        return self.beam or max(1, min(max(LEAST, total // 50), (total - first) // max(1, later)))
 
     # ------------------------------------------------------------------ stages
 
@@ -149,7 +156,11 @@ class Pnas(Strategy):
             if len(parents):
                 # those of the present size, and smaller ones for what takes two steps
                 parents = parents[self._growing.complexity(parents) >= self._size - 1]
-                candidates = np.unique(np.concatenate([candidates, self._growing.expansions(parents)]), axis=0)
+                expanded = self._growing.expansions(parents)
+                each = max(1, len(expanded) // len(parents))
+                if others := self._spare[: max(0, CANDIDATES - len(expanded)) // each]:
+                    expanded = np.concatenate([expanded, self._growing.expansions(np.array(others, dtype=np.int64))])
+                candidates = np.unique(np.concatenate([candidates, expanded]), axis=0)
             sizes = self._growing.complexity(candidates)
             if not (sizes > self._size).any():
                 self._size = self._largest
