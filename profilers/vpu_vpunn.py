@@ -71,6 +71,7 @@ class VpuVpunn(Profiler):
     summary = "Intel's NPUs (Meteor, Lunar, Panther Lake, Keem Bay) by Intel's cost model, modelled"
     precisions = ("float16", "int8")
     method = "modelled"
+    computes = True
 
     def __init__(
         self,
