@@ -71,6 +71,7 @@ def test_a_damaged_file_is_one_clear_error(folder: Path) -> None:
         VpuVpunn().measure(block)
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("given", "key", "tiles", "mhz"),
     [
@@ -80,7 +81,7 @@ def test_a_damaged_file_is_one_clear_error(folder: Path) -> None:
         ("vpu-vpunn.npu3720.1tile", "vpu-vpunn.npu3720.1tiles", 1, 1300),
     ],
 )
-def test_keys(folder: Path, given: str, key: str, tiles: int, mhz: int) -> None:
+def test_keys(given: str, key: str, tiles: int, mhz: int) -> None:
     profiler = get_profiler(given)
     assert isinstance(profiler, VpuVpunn)
     assert profiler.key == key
@@ -88,6 +89,7 @@ def test_keys(folder: Path, given: str, key: str, tiles: int, mhz: int) -> None:
     assert get_profiler(key).key == key
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("key", "words"),
     [
@@ -98,13 +100,14 @@ def test_keys(folder: Path, given: str, key: str, tiles: int, mhz: int) -> None:
         ("vpu-vpunn.t2", "no qualifier 't2'"),
     ],
 )
-def test_wrong_keys(folder: Path, key: str, words: str) -> None:
+def test_wrong_keys(key: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         get_profiler(key)
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("key", ["", ".npu3700", ".npu3720", ".npu5010", ".int8.2tiles.1850mhz"])
-def test_it_keeps_the_rules_of_profilers(folder: Path, key: str) -> None:
+def test_it_keeps_the_rules_of_profilers(key: str) -> None:
     profiler = get_profiler(f"vpu-vpunn{key}")
     block = get_space(SPACE).catalog[2].to_onnx()
     models = [quantize_for_timing(block)] if profiler.precision == "int8" else [block]
@@ -114,13 +117,15 @@ def test_it_keeps_the_rules_of_profilers(folder: Path, key: str) -> None:
     assert len(record.runtime_version.split()[1]) == 12
 
 
-def test_int8_takes_quantised_models_only(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_int8_takes_quantised_models_only() -> None:
     profiler = get_profiler("vpu-vpunn.int8")
     with pytest.raises(ModelError, match="int8"):
         profiler.measure(get_space(SPACE).catalog[2].to_onnx())
 
 
-def test_shares_are_those_of_the_layers(folder: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_shares_are_those_of_the_layers() -> None:
     profiler = VpuVpunn()
     block = get_space(SPACE).catalog[2]
     cost, shares = profiler.network_cost(block), profiler.kernel_shares(block.to_onnx())
@@ -136,7 +141,8 @@ def test_shares_are_those_of_the_layers(folder: Path) -> None:
     assert found.method == "modelled"
 
 
-def test_files_are_predicted_without_a_table(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("folder")
+def test_files_are_predicted_without_a_table() -> None:
     model = get_space(SPACE).catalog[2].to_onnx()
     found = predict(model, "vpu-vpunn.npu3720")
     ms = get_profiler("vpu-vpunn.npu3720").measure(model).median_ms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import flatbuffers
@@ -16,7 +17,7 @@ def random_layers(*sizes: int, seed: int = 0) -> list[Layer]:
     """Weights (outputs, inputs), bias, and whether ReLU follows; from `sizes[0]` numbers to a positive one."""
     random = np.random.default_rng(seed)
     layers: list[Layer] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         weights = random.normal(0, 0.1, (outputs, inputs)).astype(np.float32)
         layers.append((weights, random.normal(0, 1, outputs).astype(np.float32), True))
     weights, bias, _ = layers[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_means_take_several_steps_over_large_images() -> None:
         steps = [step.layer for step in lower(GlobalPool(), (1, 32, size, size)) if isinstance(step, DpuStep)]
         assert {step.operation for step in steps} == {"AVEPOOL"}
         assert steps[-1].output == (1, 1, 32)
-        for before, after in zip(steps, steps[1:], strict=False):
+        for before, after in pairwise(steps):
             assert before.output == after.input
         return [(step.input[0], step.kernel[0], step.stride[0]) for step in steps]
 

@@ -134,8 +134,7 @@ def test_no_change_of_a_byte_and_no_cut_breaks_the_reader(file: Path) -> None:
 def _refused(file: Path) -> bool:
     try:
         network = read_network(file)
-    except ModelError as error:
-        assert len(str(error)) < 400
+    except ModelError:
         return True
     with np.errstate(all="ignore"):  # weights may have become huge
         assert network.predict(np.zeros((1, network.inputs), np.float32)).shape == (1,)
