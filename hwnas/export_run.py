@@ -131,7 +131,7 @@ def export_run(
 
 
 def measure_file(target: Path, settings: Any, precision: str) -> dict[str, Any]:
-    """Measure a file on the devices of the run's latency constraints, in the file's own precision."""
+    """Measure a file on the devices of the run's latency constraints, in a precision that takes the file."""
     from hwnas.constraints import parse_constraints
     from hwnas.profilers import Protocol, get_profiler, profilers
 
@@ -141,14 +141,15 @@ def measure_file(target: Path, settings: Any, precision: str) -> dict[str, Any]:
             continue
         name, *qualifiers = constraint.device.split(".")
         cls = profilers.get(name)
-        if precision not in cls.precisions:
+        # a float32 file is computed in bfloat16 or float16 if that is what the run's device does
+        formats = [known for known in cls.precisions if (known == "int8") == (precision == "int8")]
+        if not formats:
             raise ConfigError(f"{name} measures {' and '.join(cls.precisions)}, not {precision}; add --no-measure")
-        # a float32 file is measured in bfloat16 if that is what the run asked for
-        dropped = cls.precisions if precision != "float32" else ("int8",)
-        kept = [qualifier for qualifier in qualifiers if qualifier not in dropped]
-        device = ".".join([name, *([precision] if precision != cls.precisions[0] else []), *kept])
+        chosen = next((qualifier for qualifier in qualifiers if qualifier in formats), formats[0])
+        kept = [qualifier for qualifier in qualifiers if qualifier not in cls.precisions]
+        device = ".".join([name, *([chosen] if chosen != cls.precisions[0] else []), *kept])
         profiler = get_profiler(device, tables=settings.tables)
-        found[device] = profiler.measure(target.read_bytes(), Protocol().for_networks())
+        found[profiler.key] = profiler.measure(target.read_bytes(), Protocol().for_networks())
     return found
 
 

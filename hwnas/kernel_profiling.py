@@ -67,6 +67,8 @@ class KernelProfile:
     ----------
     device, table
         Device key, and the table's folder.
+    method
+        How the numbers came to be: ``measured``, ``modelled``, ...
     measured, networks, kernels
         Networks measured by this call, those in the table, and different kernels in them.
     missing
@@ -81,6 +83,7 @@ class KernelProfile:
 
     device: str
     table: str
+    method: str
     measured: int
     networks: int
     kernels: int
@@ -168,6 +171,7 @@ def profile_kernels(
     return KernelProfile(
         device=profiler.key,
         table=str(table.path),
+        method=profiler.method,
         measured=len(known) - before,
         networks=len(known),
         kernels=_kernels(known),

@@ -14,9 +14,10 @@ import numpy as np
 
 from hwnas.kernel_prices import KernelPrices
 from hwnas.latency_tables import LatencyTable, find_table
-from hwnas.profilers import missing_rows
+from hwnas.profilers import Profiler, get_profiler, missing_rows, profilers
 from hwnas.spaces.errors import ConfigError, HwnasError
 from hwnas.spaces.graph import Graph
+from hwnas.spaces.kernel import Opaque
 from hwnas.spaces.onnx_reader import load_onnx, read_onnx
 from hwnas.spaces.space import Architecture, SearchSpace, get_space
 
@@ -34,13 +35,15 @@ class Prediction:
     ----------
     latency_ms, interval_ms
         Milliseconds of one inference, of as many images as the device takes at once, and the interval that a
-        measurement lies in with probability `level`.
+        measurement lies in with probability `level`; without width where the device computes it.
     level
         Of the interval.
     coverage
-        Share of the latency that rests on measurements of these very blocks or kernels.
+        Share of the latency that rests on measurements of these very blocks or kernels, or that the device computes
+        and does not guess.
     sources
-        Share of the latency by source: ``measured`` (this network was), ``table``, ``learned``, ``roofline``.
+        Share of the latency by source: ``measured`` (this network was), ``table``, ``learned``, ``roofline``, or the
+        method of a device that computes it.
     method
         How the device's numbers came to be: ``measured``, ``modelled``, ...
     device, hardware
@@ -70,7 +73,8 @@ def predict(
 
     A file that hwnas exported from a profiled space is priced by its blocks and the correction
     fitted on whole networks (or read, if this very network was measured); anything else by its
-    kernels, see `hwnas.kernel_prices.KernelPrices`.
+    kernels, see `hwnas.kernel_prices.KernelPrices`. A device that only computes latencies needs no
+    table: it is asked.
 
     Parameters
     ----------
@@ -91,12 +95,42 @@ def predict(
     if not 0 < level < 1:
         raise ConfigError(f"the level of an interval is between 0 and 1, such as 0.9, not {level}")
     loaded = load_onnx(model)
-    table = find_table(device, tables)
     graph = read_onnx(loaded)
+    if (profiler := _computing(device)) is not None:
+        return _by_device(profiler, loaded, graph, level)
+    table = find_table(device, tables)
     known = _known_architecture(loaded, graph)
     if known is not None and _covers(table, *known):
         return _by_blocks(*known, table, level)
     return _by_kernels(graph, table, level)
+
+
+def _computing(device: str) -> Profiler | None:
+    """The profiler of a device that computes latencies and is here."""
+    name = device.strip().partition(".")[0]
+    if name not in profilers.names():
+        return None
+    cls: type[Profiler] = profilers.get(name)
+    return get_profiler(device) if cls.computes and cls.unavailable() is None else None
+
+
+def _by_device(profiler: Profiler, model: ModelProto, graph: Graph, level: float) -> Prediction:
+    unknown = {node.name: node.kernel.type for node in graph.nodes if isinstance(node.kernel, Opaque)}
+    ms = profiler.measure(model).median_ms
+    shares = profiler.kernel_shares(model) or {}
+    record = profiler.device_record()
+    return Prediction(
+        latency_ms=ms,
+        interval_ms=(ms, ms),
+        level=level,
+        coverage=1 - sum(shares.get(name, 0.0) for name in unknown),
+        sources={profiler.method: 1.0},
+        method=profiler.method,
+        device=profiler.key,
+        hardware=record.name,
+        precision=profiler.precision,
+        unknown=dict(Counter(unknown.values())),
+    )
 
 
 def _covers(table: LatencyTable, space: SearchSpace, architecture: Architecture) -> bool:
@@ -154,7 +188,7 @@ def _by_kernels(graph: Graph, table: LatencyTable, level: float) -> Prediction:
             below.append(width)
             above.append(width)
     interval = (max(0.0, total - math.hypot(*below)), total + math.hypot(*above))
-    unknown = Counter(node.kernel.type for node in graph.nodes if node.kernel.op == "opaque")  # type: ignore[attr-defined]
+    unknown = Counter(node.kernel.type for node in graph.nodes if isinstance(node.kernel, Opaque))
     return _prediction(table, total, interval, level, sources, dict(unknown))
 
 

@@ -26,6 +26,8 @@ class ProfileSummary:
     ----------
     device, space, table
         Device key, space spec, and the table's folder.
+    method
+        How the numbers came to be: ``measured``, ``modelled``, ...
     measured, networks
         Block rows and whole networks added by this call.
     skipped
@@ -43,6 +45,7 @@ class ProfileSummary:
     device: str
     space: str
     table: str
+    method: str
     measured: int
     skipped: int
     missing: int
@@ -144,6 +147,7 @@ def profile(
         device=profiler.key,
         space=chosen.spec,
         table=str(table.path),
+        method=profiler.method,
         measured=measured,
         skipped=max(0, present - measured - blocks_missing),
         missing=missing,

@@ -190,7 +190,7 @@ def _html(run: Run, summary: dict[str, Any]) -> str:
         parts.append(f"<p>Accuracy <b>{number(best.get('accuracy'))}</b>. {costs}.</p>")
     parts += ["<h2>Search</h2>", _scatter(run), _distribution(run)]
     if summary["finalists"]:
-        parts += ["<h2>Finalists: predicted and measured</h2>", _finalists(summary["finalists"])]
+        parts += ["<h2>Finalists: predicted and checked</h2>", _finalists(summary["finalists"])]
     if best is not None and isinstance(best.get("choices"), dict):
         rows = [(escape(str(name)), escape(str(label))) for name, label in best["choices"].items()]
         parts += ["<h2>Architecture</h2>", _table(("decision", "choice"), rows)]
@@ -222,7 +222,7 @@ def _finalists(finalists: Sequence[dict[str, Any]]) -> str:
                 )
             )
             first = False
-    head = ("architecture", "accuracy", "constraint", "predicted", "interval", "on the device", "method", "")
+    head = ("architecture", "accuracy", "constraint", "predicted", "interval", "checked", "method", "")
     return _table(head, rows, frozenset({1, 3, 4, 5}))
 
 
@@ -234,7 +234,7 @@ def _scatter(run: Run) -> str:
         return f"<p>{len(trials)} architectures evaluated; none of them carries a cost to draw.</p>"
     points = [(t.costs[axis], t.score) for t in trials if axis in t.costs]
     points = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    measured: list[tuple[float, float]] = []
+    crosses: list[tuple[float, float, str]] = []
     bounds: list[float] = []
     for finalist in finalists:
         for text, cost in _costs(finalist):
@@ -242,20 +242,21 @@ def _scatter(run: Run) -> str:
             if text.partition(" ")[0] == axis and isinstance(bound, int | float):
                 bounds.append(float(bound))
                 if isinstance(value, int | float) and isinstance(score, int | float):
-                    measured.append((float(value), float(score)))
+                    crosses.append((float(value), float(score), str(cost.get("method") or "measured")))
     if not points:
         return f"<p>{len(trials)} architectures evaluated; none of them has a finite score to draw.</p>"
-    xs, ys = zip(*points, *measured, strict=True)
+    xs, ys = zip(*points, *((x, y) for x, y, _ in crosses), strict=True)
     plot = Plot([*xs, *bounds[:1]], ys)
     for bound in bounds[:1]:
         plot.limit(bound, "budget")
     plot.dots(points)
-    for x, y in measured:
-        plot.cross(x, y, f"measured {number(x)}, score {number(y)}")
+    for x, y, method in crosses:
+        plot.cross(x, y, f"{method} {number(x)}, score {number(y)}")
     metric = axis.partition("@")[0]
     unit = next(iter(METRICS[metric].units)) if metric in METRICS else ""
     caption = f"{escape(axis)}{' in ' if unit else ''}{unit}: {len(points)} candidates as predicted (dots)"
-    caption += f", {len(measured)} finalists as measured (crosses)" if measured else ""
+    methods = " or ".join(dict.fromkeys(method for _, _, method in crosses))
+    caption += f", {len(crosses)} finalists as {methods} (crosses)" if crosses else ""
     return plot.svg(caption, "score against cost", y_label="score")
 
 

@@ -41,6 +41,7 @@ profilers = Registry(
         "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
         "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
+        "vpu-vpunn": "hwnas.profilers.vpu_vpunn:VpuVpunn",
     },
 )
 

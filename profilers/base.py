@@ -90,6 +90,8 @@ class Profiler(ABC):
     switches: ClassVar[tuple[str, ...]] = ()
     #: How the latencies come to be, see `hwnas.latency_tables.METHODS`.
     method: str = "measured"
+    #: Whether `measure` computes the latency of any model and runs none, so that nothing needs to be predicted.
+    computes: ClassVar[bool] = False
 
     def __init__(self, *, precision: str | None = None, threads: int = 1, batch: int = 1) -> None:
         self.precision = self.precisions[0] if precision is None else precision

@@ -123,7 +123,9 @@ def profile(
         print_json(asdict(summary))
         return
     typer.echo(f"{summary.device}: {summary.space}")
-    typer.echo(f"  measured {summary.measured} blocks and {summary.networks} networks in {summary.seconds:.0f} s")
+    typer.echo(
+        f"  {summary.method} {summary.measured} blocks and {summary.networks} networks in {summary.seconds:.0f} s"
+    )
     typer.echo(f"  there already {summary.skipped}, unstable {summary.unstable}, still missing {summary.missing}")
     typer.echo(f"  drift of the reference model {summary.drift:.1%}")
     typer.echo(f"  table {summary.table}")
@@ -161,7 +163,7 @@ def _any_network(
         print_json(asdict(found))
         return
     typer.echo(f"{found.device}: kernels of any network")
-    typer.echo(f"  measured {found.measured} networks in {found.seconds:.0f} s; there are {found.networks} now,")
+    typer.echo(f"  {found.method} {found.measured} networks in {found.seconds:.0f} s; there are {found.networks} now,")
     typer.echo(f"  with {found.kernels} different kernels; still missing {found.missing}")
     if found.interval_90 is not None:
         low, high = (factor - 1 for factor in found.interval_90)
