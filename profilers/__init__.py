@@ -41,6 +41,7 @@ profilers = Registry(
         "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
         "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
+        "vpu-myriad": "hwnas.profilers.vpu_myriad:VpuMyriad",
     },
 )
 
@@ -119,7 +120,8 @@ def get_profiler(key: str, *, tables: str | None = None, **options: Any) -> Prof
             raise ConfigError(f"{name} has no option {option!r}; it takes {', '.join(signature(cls).parameters)}")
     if tables is not None and "tables" in signature(cls).parameters:
         options["tables"] = tables
-    if reason := cls.unavailable():
+    asked = signature(cls.unavailable).parameters  # some can be told where to look
+    if reason := cls.unavailable(**{name: value for name, value in options.items() if name in asked}):
         raise DeviceUnavailable(f"{name} is not available here: {reason}")
     return cls.from_qualifiers(qualifiers, **options)
 
