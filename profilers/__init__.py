@@ -42,6 +42,7 @@ profilers = Registry(
         "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
         "vpu-vpunn": "hwnas.profilers.vpu_vpunn:VpuVpunn",
+        "vpu-myriad": "hwnas.profilers.vpu_myriad:VpuMyriad",
     },
 )
 
@@ -120,7 +121,8 @@ def get_profiler(key: str, *, tables: str | None = None, **options: Any) -> Prof
             raise ConfigError(f"{name} has no option {option!r}; it takes {', '.join(signature(cls).parameters)}")
     if tables is not None and "tables" in signature(cls).parameters:
         options["tables"] = tables
-    if reason := cls.unavailable():
+    asked = signature(cls.unavailable).parameters  # some can be told where to look
+    if reason := cls.unavailable(**{name: value for name, value in options.items() if name in asked}):
         raise DeviceUnavailable(f"{name} is not available here: {reason}")
     return cls.from_qualifiers(qualifiers, **options)
 

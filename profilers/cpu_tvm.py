@@ -19,10 +19,10 @@ import numpy as np
 
 from hwnas.latency_tables import DeviceRecord, table_root
 from hwnas.profilers.base import Model, RuntimeProfiler, as_bytes
-from hwnas.profilers.model_io import first_line, load_model, random_input
+from hwnas.profilers.model_io import first_line, fixed_sizes, load_model, random_input
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.timing import Runner
-from hwnas.profilers.tvm_compile import build, fixed_sizes, load_tvm, local_target, lowered
+from hwnas.profilers.tvm_compile import build, load_tvm, local_target, lowered
 from hwnas.profilers.tvm_tuning import Kernel, TuningRecords, kernels_of
 from hwnas.spaces.errors import DeviceUnavailable, ModelError
 

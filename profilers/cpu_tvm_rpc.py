@@ -22,10 +22,10 @@ from typing import Any
 from hwnas.latency_tables import DeviceRecord
 from hwnas.profilers.base import RuntimeProfiler
 from hwnas.profilers.cpu_tvm import CpuTvm, inputs_of
-from hwnas.profilers.model_io import first_line
+from hwnas.profilers.model_io import first_line, fixed_sizes
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.timing import Runner
-from hwnas.profilers.tvm_compile import cross_compile, find_linker, fixed_sizes, load_tvm, make_target
+from hwnas.profilers.tvm_compile import cross_compile, find_linker, load_tvm, make_target
 from hwnas.spaces.errors import ConfigError, DeviceUnavailable, HwnasError, ModelError
 
 __all__ = ["CpuTvmRpc"]

@@ -13,7 +13,7 @@ from hwnas.spaces.errors import ModelError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["check_quantised", "first_line", "load_model", "model_nodes", "random_input", "with_batch"]
+__all__ = ["check_quantised", "first_line", "fixed_sizes", "load_model", "model_nodes", "random_input", "with_batch"]
 
 
 def load_model(data: bytes) -> ModelProto:
@@ -50,6 +50,17 @@ def with_batch(data: bytes, batch: int) -> bytes:
             sizes[0].dim_value = batch
     del model.graph.value_info[:]  # they carry the former batch
     return bytes(model.SerializeToString())
+
+
+def fixed_sizes(data: bytes) -> bytes:
+    """The model with one image where its batch is free: some runtimes take no size that is not known."""
+    inputs = load_model(data).graph.input
+    free = any(value.type.tensor_type.shape.dim[:1] and not _batch(value) for value in inputs)
+    return with_batch(data, 1) if free else data
+
+
+def _batch(value: Any) -> int:
+    return int(value.type.tensor_type.shape.dim[0].dim_value)
 
 
 def random_input(kind: Any, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:

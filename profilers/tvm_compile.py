@@ -12,10 +12,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from hwnas.profilers.model_io import first_line, load_model, with_batch
+from hwnas.profilers.model_io import first_line, fixed_sizes, load_model
 from hwnas.spaces.errors import ConfigError, ModelError
 
-__all__ = ["build", "cross_compile", "find_linker", "fixed_sizes", "load_tvm", "local_target", "lowered", "make_target"]
+__all__ = ["build", "cross_compile", "find_linker", "load_tvm", "local_target", "lowered", "make_target"]
 
 
 def load_tvm() -> Any:
@@ -54,17 +54,6 @@ def make_target(text: str) -> Any:
         return load_tvm().target.Target(fields)
     except Exception as error:  # TVM's errors have no common base
         raise ConfigError(f"TVM does not know the target {text!r}: {first_line(error)}") from error
-
-
-def fixed_sizes(data: bytes) -> bytes:
-    """The model with one image where its batch is free: code is compiled for sizes that are known."""
-    inputs = load_model(data).graph.input
-    free = any(value.type.tensor_type.shape.dim[:1] and not _batch(value) for value in inputs)
-    return with_batch(data, 1) if free else data
-
-
-def _batch(value: Any) -> int:
-    return int(value.type.tensor_type.shape.dim[0].dim_value)
 
 
 def lowered(data: bytes, target: Any) -> Any:
