@@ -40,7 +40,20 @@ __all__ = ["Operator", "Step", "operators"]
 
 #: operators of one byte that are tabulated
 _UNARY = frozenset(
-    {"Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh"}
+    {
+        "Clip",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Relu",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Tanh",
+    }
 )
 #: operators that only name an array's sizes anew: nothing is moved
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
@@ -221,7 +234,9 @@ class _Reader:
         x, expected = self._quantised(node.input[:3]), self._array(node.output[0])
         weights, weight_scale = self._weights(node.input[3], node.input[5]), self._array(node.input[4])
         bias = self._array(node.input[8]) if len(node.input) > 8 and node.input[8] else None
-        factors = np.float32(x.scale) * weight_scale.reshape(-1).astype(np.float32) / np.float32(self._number(node.input[6]))
+        factors = (
+            np.float32(x.scale) * weight_scale.reshape(-1).astype(np.float32) / np.float32(self._number(node.input[6]))
+        )
         window, zero = _window(node, weights.shape[2:], x.shape[2:]), int(self._number(node.input[7]))
         groups, channels, outputs = int(_attributes(node).get("group", 1)), x.shape[1], len(weights)
         if groups == channels == outputs and channels > 1:
@@ -265,7 +280,9 @@ class _Reader:
         """Signed bytes around zero; onnxruntime stores them as unsigned ones around 128 for some processors."""
         weights, zero = self._array(values).astype(np.int16), self._array(zeros).reshape(-1)
         if zero.size and (zero != zero[0]).any():
-            raise ModelError("weights with zero points of their own have no Hexagon kernel; quantise them symmetrically")
+            raise ModelError(
+                "weights with zero points of their own have no Hexagon kernel; quantise them symmetrically"
+            )
         weights = weights - np.int16(zero[0] if zero.size else 0)
         if weights.min() < -128 or weights.max() > 127:
             raise ModelError("weights around a zero point have no Hexagon kernel; quantise them symmetrically")
@@ -275,7 +292,9 @@ class _Reader:
 
     def _global_pool(self, node: NodeProto) -> list[Step]:
         self._channels_first(node)
-        call = global_pool(self._quantised(node.input[:3]), self._number(node.input[3]), int(self._number(node.input[4])))
+        call = global_pool(
+            self._quantised(node.input[:3]), self._number(node.input[3]), int(self._number(node.input[4]))
+        )
         return [Step(call, self._array(node.output[0]))]
 
     def _average_pool(self, node: NodeProto) -> list[Step]:
@@ -302,7 +321,11 @@ class _Reader:
     def _binary(self, node: NodeProto, kernel: Callable[[Quantised, Quantised, float, int], Call]) -> list[Step]:
         a, b = self._quantised(node.input[:3]), self._quantised(node.input[3:6])
         scale, zero = self._number(node.input[6]), int(self._number(node.input[7]))
-        call = kernel(a, b, scale, zero) if a.values.size > 1 < b.values.size else self._with_number(node, a, b, scale, zero)
+        call = (
+            kernel(a, b, scale, zero)
+            if a.values.size > 1 < b.values.size
+            else self._with_number(node, a, b, scale, zero)
+        )
         return [Step(call, self._array(node.output[0]))]
 
     def _with_number(self, node: NodeProto, a: Quantised, b: Quantised, scale: float, zero: int) -> Call:

@@ -223,7 +223,9 @@ def _fixed(scales: np.ndarray | float, most: int | None = None) -> tuple[np.ndar
     shift = min(_MOST_SHIFT, -math.frexp(largest)[1])
     before = max(0, 1 - shift)
     if before and (most is None or most << before >= 1 << 30):
-        raise ModelError(f"an operator multiplies by {largest:g} when it requantises; the Hexagon kernels need below 0.5")
+        raise ModelError(
+            f"an operator multiplies by {largest:g} when it requantises; the Hexagon kernels need below 0.5"
+        )
     shift += before
     integers = np.rint(real * 2.0 ** (31 + shift - before)).clip(0, 2**31 - 1)
     return integers.astype(np.int32), before, shift
@@ -275,7 +277,9 @@ def convolution(
     _, channels, height, width = x.shape
     outputs = len(weights)
     if weights.dtype != np.int8 or weights.ndim != 4 or weights.shape[1] != (1 if depthwise else channels):
-        raise ModelError(f"the Hexagon kernels need int8 weights that fit the input, not {weights.dtype} {weights.shape}")
+        raise ModelError(
+            f"the Hexagon kernels need int8 weights that fit the input, not {weights.dtype} {weights.shape}"
+        )
     scale, _, shift = _fixed(np.broadcast_to(factors, (outputs,)))
     sums = weights.reshape(outputs, -1).astype(np.int64).sum(axis=1)
     start = (0 if bias is None else bias.astype(np.int64)) - x.zero * sums

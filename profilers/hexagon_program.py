@@ -140,7 +140,9 @@ class Program:
             raise ModelError(f"an operator has an array of more than {MAX_BYTES >> 20} MB, too large to simulate")
         head = struct.pack(f"<{2 + BLOBS}I", MAGIC, *(len(part) for part in parts), output)
         command = ["qemu-hexagon", "-cpu", CPU, str(self._file)]
-        done = _call(command, _RUN_S, "qemu-hexagon", given=b"".join([head, struct.pack(f"<{len(job)}i", *job), *parts]))
+        done = _call(
+            command, _RUN_S, "qemu-hexagon", given=b"".join([head, struct.pack(f"<{len(job)}i", *job), *parts])
+        )
         said, counted = done.stdout, 4 * COUNTERS
         if done.returncode or len(said) != counted + output:
             reason = _ENDS.get(done.returncode) or f"ended with status {done.returncode} {_last_line(done.stderr)}"
