@@ -187,6 +187,10 @@ class _Reader:
         for index, node in enumerate(self._nodes):
             if index in done or (node.op_type == "DequantizeLinear" and node.input[0] in self._stored):
                 continue
+            if node.op_type in _UNARY and node.input[0] in self._given:
+                members = self._island(index, done)
+                yield self._operator(members, self._first_steps(members), members[0])
+                continue
             if node.op_type == "DequantizeLinear":
                 members = self._island(index, done)
                 if members:
@@ -346,7 +350,7 @@ class _Reader:
         return [Step(look_up(x, table), self._array(node.output[0]))]
 
     def _island(self, index: int, done: set[int]) -> list[NodeProto]:
-        """The nodes from a DequantizeLinear to the next QuantizeLinear; none if the model returns the floats."""
+        """The nodes from a DequantizeLinear, or the first one, to the next QuantizeLinear; none if it is the end."""
         members = [self._nodes[index]]
         while members[-1].op_type != "QuantizeLinear":
             name = members[-1].output[0]
@@ -377,6 +381,16 @@ class _Reader:
             return [Step(scale_channels(x, gain * x.scale / scale, offsets), expected)]
         table = _table(x, inner, self._arrays, last.input[0], scale, zero, given=first.output[0])
         return [Step(look_up(x, table), expected)]
+
+    def _first_steps(self, members: Sequence[NodeProto]) -> list[Step]:
+        """A function that reads the model's floats, as that of the bytes that they would be inside of a network."""
+        values, last = self._array(members[0].input[0]), members[-1]
+        low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+        scale = (high - low) / 255 or 1.0
+        x = Quantised(_quantise(values, scale, round(-low / scale)), scale, round(-low / scale))
+        ends = self._number(last.input[1]), int(self._number(last.input[2]))
+        table = _table(x, members[:-1], self._arrays, last.input[0], *ends, given=members[0].input[0])
+        return [Step(look_up(x, table), table[x.values])]
 
     # -------------------------------------------------------------- channels
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from hwnas.spaces.errors import DeviceUnavailable, ModelError
 
-__all__ = ["Counts", "Program", "missing", "versions"]
+__all__ = ["SOURCES", "Counts", "Program", "kernels", "missing", "versions"]
 
 SOURCES = Path(__file__).parent / "hexagon"
 #: one architecture for all: the newest that Debian 12's QEMU runs, with vectors of 128 bytes
@@ -92,6 +92,8 @@ class Program:
     ----------
     sources
         C files to build; by default the kernels that come with hwnas.
+    flags
+        More options for the compiler.
 
     Raises
     ------
@@ -99,13 +101,15 @@ class Program:
         If zig or QEMU is missing, or the kernels cannot be built.
     """
 
-    def __init__(self, sources: Sequence[Path] = (SOURCES / "main.c", SOURCES / "kernels.c")) -> None:
+    def __init__(
+        self, sources: Sequence[Path] = (SOURCES / "main.c", SOURCES / "kernels.c"), flags: Sequence[str] = ()
+    ) -> None:
         if reason := missing():
             raise DeviceUnavailable(reason)
         self._folder = tempfile.TemporaryDirectory(prefix="hwnas-hexagon-")
         folder = Path(self._folder.name)
         self._file = folder / "kernels.elf"
-        command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, f"-I{SOURCES}", "-o", str(self._file)]
+        command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, *flags, f"-I{SOURCES}", "-o", str(self._file)]
         # zig's caches go with the folder: it would fill the user's own with objects of no further use
         caches = {name: str(folder / "cache") for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")}
         built = _call([*command, *map(str, sources)], _BUILD_S, "zig", environment={**os.environ, **caches})
