@@ -1,8 +1,8 @@
 """Simulated Hexagon kernels: do counts repeat, do they grow with the work, and how many MACs does a packet hold?
 
-Every kernel kind runs at a few sizes, 20 times each, beside the same operator in plain C (``hexagon_scalar.c``), compiled
-by the same compiler with the same options, and once more with the compiler's own vectoriser on. All three must give
-the same bytes. One ``vrmpy`` a packet would be 128 MACs a packet.
+Every kernel kind runs at a few sizes, 20 times each, beside the same operator in plain C (``hexagon_scalar.c``),
+compiled by the same compiler with the same options, and once more with the compiler's own vectoriser on. All three must
+give the same bytes. One ``vrmpy`` a packet would be 128 MACs a packet.
 
     python benchmarks/hexagon_sim.py kernels
     python benchmarks/hexagon_sim.py linear
@@ -80,7 +80,8 @@ def measure_kernels(rows: list[dict[str, object]]) -> None:
         ratio = call.macs / counts.packets
         slower = [other.packets / counts.packets for other, _ in others]
         print(
-            f"{name:32} {counts.packets:9d} {same:5d} {ratio:8.1f} {ratio / VRMPY:7.0%} {slower[0]:6.1f}× {slower[1]:8.1f}×",
+            f"{name:32} {counts.packets:9d} {same:5d} {ratio:8.1f} {ratio / VRMPY:7.0%} "
+            f"{slower[0]:6.1f}× {slower[1]:8.1f}×",
             flush=True,
         )
         rows.append(

@@ -477,7 +477,7 @@ def _window(node: NodeProto, kernel: Sequence[int], sizes: Sequence[int]) -> Win
         for axis in (0, 1):
             span = sizes[axis] + pads[axis] + pads[axis + 2] - (kernel[axis] - 1) * dilations[0] - 1
             pads[axis + 2] += -span % strides[0]
-    return Window(int(kernel[0]), int(kernel[1]), int(strides[0]), int(dilations[0]), tuple(pads))  # type: ignore[arg-type]
+    return Window(int(kernel[0]), int(kernel[1]), int(strides[0]), int(dilations[0]), tuple(pads))
 
 
 def _node_copy(node: NodeProto, op: str, inputs: list[str], outputs: list[str]) -> NodeProto:
@@ -506,7 +506,8 @@ def _table(
 
 
 def _quantise(values: np.ndarray, scale: float, zero: int) -> np.ndarray:
-    return np.clip(np.rint(values / np.float32(scale)) + zero, 0, 255).astype(np.uint8)
+    rounded: np.ndarray = np.clip(np.rint(values / np.float32(scale)) + zero, 0, 255)
+    return rounded.astype(np.uint8)
 
 
 def _evaluate(nodes: Sequence[NodeProto], inputs: Mapping[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:

@@ -232,7 +232,7 @@ def _fixed(scales: np.ndarray | float, most: int | None = None) -> tuple[np.ndar
 
 
 def _affine(scales: np.ndarray, offsets: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """``x * scale + offset`` for bytes x as integers of so many bits: multipliers, biases (rounding included), shifts."""
+    """``x * scale + offset`` for bytes x as integers of so many bits: factors, biases (rounding included), shifts."""
     largest = float(np.abs(scales).max())
     if not (np.isfinite(scales).all() and np.isfinite(offsets).all() and largest > 0):
         raise ModelError("the scales of a quantised operator are not numbers above zero")
@@ -322,7 +322,8 @@ def _matrix(weights: np.ndarray, parts: int) -> np.ndarray:
     """[block of 32 · parts outputs][inputs / 4][part][32][4], where output = 32 · lane + part within a block"""
     step = LANES * parts
     padded = np.pad(weights, ((0, -len(weights) % step), (0, 0)))
-    return padded.reshape(-1, LANES, parts, padded.shape[1] // 4, 4).transpose(0, 3, 2, 1, 4)
+    blocks: np.ndarray = padded.reshape(-1, LANES, parts, padded.shape[1] // 4, 4)
+    return blocks.transpose(0, 3, 2, 1, 4)
 
 
 def _lanes(values: np.ndarray, parts: int) -> np.ndarray:
@@ -363,7 +364,8 @@ def average_pool(x: Quantised, window: Window, scale: float, zero: int, *, count
 
 def _taps_inside(size: int, count: int, taps: int, pad: int, window: Window) -> np.ndarray:
     at = np.arange(count)[:, None] * window.stride + np.arange(taps) * window.dilation - pad
-    return ((at >= 0) & (at < size)).sum(axis=1)
+    inside: np.ndarray = (at >= 0) & (at < size)
+    return np.count_nonzero(inside, axis=1)
 
 
 def global_pool(x: Quantised, scale: float, zero: int) -> Call:

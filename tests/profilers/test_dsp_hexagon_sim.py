@@ -231,7 +231,7 @@ def test_mistakes() -> None:
         profiler.measure(anchor_model())
     net = NetworkBuilder((1, 8, 4, 4))
     softmax = quantize_for_timing(net.graph(net.add(Softmax(), net.conv("input", 8))).to_onnx())
-    with pytest.raises(ModelError, match="no Hexagon kernel for .*Softmax"):
+    with pytest.raises(ModelError, match=r"no Hexagon kernel for .*Softmax"):
         profiler.measure(softmax)
     with pytest.raises(ConfigError, match="between 1 and 100000 MHz"):
         DspHexagonSim(clock_mhz=0)
