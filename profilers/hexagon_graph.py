@@ -7,15 +7,14 @@ the very arrays that its operator has in the network, and its output is compared
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwnas.profilers.attribution import ExecutedNode
+from hwnas.profilers.hexagon_fusion import all_arrays, evaluate, fused, quantise, tabulate
 from hwnas.profilers.hexagon_kernels import (
     Call,
     Quantised,
@@ -30,7 +29,6 @@ from hwnas.profilers.hexagon_kernels import (
     multiply,
     scale_channels,
 )
-from hwnas.profilers.model_io import first_line, load_model, random_input
 from hwnas.spaces.errors import ModelError
 
 if TYPE_CHECKING:
@@ -86,70 +84,9 @@ def operators(data: bytes) -> list[Operator]:
     ModelError
         If the model is no quantised model of one image that onnxruntime can run, or has an operator without a kernel.
     """
-    fused = _fused(data)
-    reader = _Reader(fused, _tensors(fused))
+    model = fused(data)
+    reader = _Reader(model, all_arrays(model))
     return list(reader.operators())
-
-
-# ------------------------------------------------------------------ onnxruntime
-
-
-def _session(data: bytes, level: str, **settings: Any) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    # processors without 8-bit dot products else saturate sums of two products: the kernels do not
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    for name, value in settings.items():
-        setattr(options, name, value)
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base
-        raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
-
-
-def _fused(data: bytes) -> ModelProto:
-    """The model with the QDQ form fused into operators on integers."""
-    load_model(data)
-    with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
-        file = Path(folder) / "fused.onnx"
-        _session(data, "ORT_ENABLE_EXTENDED", optimized_model_filepath=str(file))
-        return load_model(file.read_bytes())
-
-
-def _tensors(model: ModelProto) -> dict[str, np.ndarray]:
-    """Every array of the model for one fixed random input."""
-    import onnx
-    from onnx import numpy_helper
-
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    kept = {value.name for value in shown.graph.output}
-    made = [name for node in model.graph.node for name in node.output if name and name not in kept]
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
-    session = _session(shown.SerializeToString(), "ORT_DISABLE_ALL")
-    rng, feeds = np.random.default_rng(0), {}
-    for port in session.get_inputs():
-        kind = _KINDS.get(port.type)
-        if kind is None:
-            raise ModelError(f"the input {port.name!r} is {port.type}, which cannot be filled in; use a float tensor")
-        shape = [size if isinstance(size, int) and size > 0 else 1 for size in port.shape]
-        if shape and shape[0] != 1:
-            raise ModelError(f"the input {port.name!r} has batch {shape[0]}; the Hexagon kernels take one image")
-        feeds[port.name] = random_input(kind, shape, rng)
-    names = [port.name for port in session.get_outputs()]
-    try:
-        arrays = session.run(names, feeds)
-    except Exception as error:  # onnxruntime's errors have no common base
-        raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    return {**stored, **feeds, **dict(zip(names, arrays, strict=True))}
-
-
-_KINDS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int64)": np.int64}
 
 
 # ------------------------------------------------------------------ reading
@@ -338,7 +275,7 @@ class _Reader:
             a, b = b, a
         number = (float(b.values.reshape(-1)[0]) - b.zero) * b.scale
         values = (np.arange(256) - a.zero) * a.scale
-        return look_up(a, _quantise(values + number if node.op_type == "QLinearAdd" else values * number, scale, zero))
+        return look_up(a, quantise(values + number if node.op_type == "QLinearAdd" else values * number, scale, zero))
 
     # -------------------------------------------------------------- functions of a byte
 
@@ -346,7 +283,7 @@ class _Reader:
         """A fused function of a byte: input, its scale and zero point, the output's scale and zero point."""
         x = self._quantised(node.input[:3])
         alone = _node_copy(node, op, ["x"], ["y"])
-        table = _table(x, [alone], {}, "y", self._number(node.input[3]), int(self._number(node.input[4])))
+        table = tabulate(x, [alone], {}, "y", self._number(node.input[3]), int(self._number(node.input[4])))
         return [Step(look_up(x, table), self._array(node.output[0]))]
 
     def _island(self, index: int, done: set[int]) -> list[NodeProto]:
@@ -379,7 +316,7 @@ class _Reader:
             gain = gain / np.sqrt(variance + _attributes(inner[0]).get("epsilon", 1e-5))
             offsets = (bias - mean * gain - x.zero * x.scale * gain) / scale + zero
             return [Step(scale_channels(x, gain * x.scale / scale, offsets), expected)]
-        table = _table(x, inner, self._arrays, last.input[0], scale, zero, given=first.output[0])
+        table = tabulate(x, inner, self._arrays, last.input[0], scale, zero, given=first.output[0])
         return [Step(look_up(x, table), expected)]
 
     def _first_steps(self, members: Sequence[NodeProto]) -> list[Step]:
@@ -387,9 +324,9 @@ class _Reader:
         values, last = self._array(members[0].input[0]), members[-1]
         low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
         scale = (high - low) / 255 or 1.0
-        x = Quantised(_quantise(values, scale, round(-low / scale)), scale, round(-low / scale))
+        x = Quantised(quantise(values, scale, round(-low / scale)), scale, round(-low / scale))
         ends = self._number(last.input[1]), int(self._number(last.input[2]))
-        table = _table(x, members[:-1], self._arrays, last.input[0], *ends, given=members[0].input[0])
+        table = tabulate(x, members[:-1], self._arrays, last.input[0], *ends, given=members[0].input[0])
         return [Step(look_up(x, table), table[x.values])]
 
     # -------------------------------------------------------------- channels
@@ -402,7 +339,7 @@ class _Reader:
         for first in range(2, len(node.input), 3):
             x = self._quantised(node.input[first : first + 3])
             if (x.scale, x.zero) != (scale, zero):
-                table = _table(x, [], {}, "x", scale, zero)
+                table = tabulate(x, [], {}, "x", scale, zero)
                 steps.append(Step(look_up(x, table), table[x.values]))
                 x = Quantised(table[x.values], scale, zero)
             parts.append(x)
@@ -434,7 +371,7 @@ class _Reader:
         numbers = np.broadcast_to(np.arange(x.shape[1])[None, :, None, None], x.shape).astype(np.int64)
         inputs = {name: self._array(name) for node in members for name in node.input if name in self._arrays}
         inputs[members[0].input[0]] = numbers
-        moved = _evaluate(members, inputs, list(members[-1].output))
+        moved = evaluate(members, inputs, list(members[-1].output))
         steps = []
         for numbered, expected in zip(moved, made, strict=True):
             chosen = numbered[0, :, 0, 0]
@@ -486,36 +423,3 @@ def _node_copy(node: NodeProto, op: str, inputs: list[str], outputs: list[str]) 
     copy = onnx.NodeProto(op_type=op, input=inputs, output=outputs)
     copy.attribute.extend(node.attribute)
     return copy
-
-
-def _table(
-    x: Quantised,
-    nodes: Sequence[NodeProto],
-    arrays: Mapping[str, np.ndarray],
-    made: str,
-    scale: float,
-    zero: int,
-    given: str = "x",
-) -> np.ndarray:
-    """The bytes that 256 bytes become: dequantised, through `nodes`, quantised."""
-    values = (np.arange(256, dtype=np.float32) - np.float32(x.zero)) * np.float32(x.scale)
-    if nodes:
-        constants = {name: arrays[name] for node in nodes for name in node.input if name in arrays}
-        values = _evaluate(nodes, {**constants, given: values}, [made])[0]
-    return _quantise(values, scale, zero)
-
-
-def _quantise(values: np.ndarray, scale: float, zero: int) -> np.ndarray:
-    rounded: np.ndarray = np.clip(np.rint(values / np.float32(scale)) + zero, 0, 255)
-    return rounded.astype(np.uint8)
-
-
-def _evaluate(nodes: Sequence[NodeProto], inputs: Mapping[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
-    """What a few nodes make of arrays, by onnxruntime."""
-    from onnx import ValueInfoProto, helper, numpy_helper
-
-    inner = {name for node in nodes for name in node.output}
-    stored = [numpy_helper.from_array(array, name) for name, array in inputs.items() if name not in inner]
-    graph = helper.make_graph(list(nodes), "part", [], [ValueInfoProto(name=name) for name in outputs], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    return list(_session(model.SerializeToString(), "ORT_DISABLE_ALL").run(outputs, {}))

@@ -364,8 +364,7 @@ def average_pool(x: Quantised, window: Window, scale: float, zero: int, *, count
 
 def _taps_inside(size: int, count: int, taps: int, pad: int, window: Window) -> np.ndarray:
     at = np.arange(count)[:, None] * window.stride + np.arange(taps) * window.dilation - pad
-    inside: np.ndarray = (at >= 0) & (at < size)
-    return np.count_nonzero(inside, axis=1)
+    return np.asarray(np.count_nonzero((at >= 0) & (at < size), axis=1))
 
 
 def global_pool(x: Quantised, scale: float, zero: int) -> Call:
