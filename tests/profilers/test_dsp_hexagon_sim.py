@@ -20,7 +20,8 @@ from hwnas.profilers.testing import check_profiler
 from hwnas.quantize import quantize_for_timing
 from hwnas.spaces import ConfigError, DeviceUnavailable, ModelError
 from hwnas.spaces.families import NetworkBuilder
-from hwnas.spaces.kernels import Activation, Add, BatchNorm
+from hwnas.spaces.kernel import Kernel
+from hwnas.spaces.kernels import Activation, Add, BatchNorm, Pool
 from hwnas.spaces.layout_kernels import ChannelShuffle, Concat
 from hwnas.spaces.math_kernels import Softmax
 
@@ -220,6 +221,16 @@ def test_a_network_is_what_onnxruntime_computes() -> None:
     shares = profiler.kernel_shares(small_network())
     assert shares is not None
     assert len([share for share in shares.values() if share > 0]) > 8
+
+
+@simulated
+@pytest.mark.parametrize(
+    ("kernel", "expected"), [(Activation("relu"), "lookup"), (Pool("avg", 3, 1, 1), "average-pool")]
+)
+def test_blocks_without_a_convolution(kernel: Kernel, expected: str) -> None:
+    net = NetworkBuilder((1, 8, 12, 12))
+    block = quantize_for_timing(net.graph(net.add(kernel, "input")).to_onnx())
+    assert [operator.kernels for operator in DspHexagonSim().simulate(block)] == [(expected,)]
 
 
 @simulated
