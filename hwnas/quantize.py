@@ -26,7 +26,7 @@ from hwnas.spaces.files import atomic_write
 from hwnas.spaces.onnx_reader import load_onnx
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 __all__ = ["METHODS", "QuantizeReport", "preparation", "quantize_for_timing", "quantize_onnx"]
 
@@ -160,7 +160,39 @@ def quantize_for_timing(model: ModelProto, *, samples: int = 4, seed: int = 0) -
         for _ in range(samples):
             yield {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
 
-    return _quantise(model, feeds(), method="minmax", per_channel=True)
+    # a block that begins with a pool or a concatenation gets bytes in its network, so it is to get them here
+    made = _quantise(model, feeds(), method="minmax", per_channel=True, force_inputs=True)
+    return made if any(node.op_type == "QuantizeLinear" for node in made.graph.node) else _between_bytes(made)
+
+
+def _between_bytes(model: ModelProto) -> ModelProto:
+    """What the quantiser leaves alone, such as a lone activation, with bytes before and after it, as in a network."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    # ±4 standard deviations of the inputs that stand in for images
+    scale, zero = np.array(8 / 255, np.float32), np.array(128, np.uint8)
+    constants: dict[str, np.ndarray] = {"hwnas/scale": scale, "hwnas/zero": zero}
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+
+    def pair(before: str, after: str) -> list[NodeProto]:
+        quantised = f"{before}_QuantizeLinear_Output"
+        return [
+            helper.make_node("QuantizeLinear", [before, *constants], [quantised], f"{before}_QuantizeLinear"),
+            helper.make_node("DequantizeLinear", [quantised, *constants], [after], f"{before}_DequantizeLinear"),
+        ]
+
+    inputs = {value.name: f"{value.name}_DequantizeLinear_Output" for value in graph.input}
+    outputs = {value.name: f"{value.name}_QuantizeLinear_Input" for value in graph.output}
+    for node in graph.node:
+        node.input[:] = [inputs.get(name, outputs.get(name, name)) for name in node.input]
+        node.output[:] = [outputs.get(name, name) for name in node.output]
+    nodes = [*(pair(*names) for names in inputs.items()), list(graph.node)]
+    nodes += [pair(inner, name) for name, inner in outputs.items()]
+    kept = [node for part in nodes for node in part]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return model
 
 
 def _training_images(
@@ -180,7 +212,12 @@ def _training_images(
 
 
 def _quantise(
-    model: ModelProto, feeds: Iterator[dict[str, np.ndarray]], *, method: str, per_channel: bool
+    model: ModelProto,
+    feeds: Iterator[dict[str, np.ndarray]],
+    *,
+    method: str,
+    per_channel: bool,
+    force_inputs: bool = False,
 ) -> ModelProto:
     """Static QDQ in a temporary folder: int8 weights, uint8 activations; the metadata come along."""
     from onnxruntime.quantization import (
@@ -212,6 +249,7 @@ def _quantise(
                 weight_type=QuantType.QInt8,
                 activation_type=QuantType.QUInt8,
                 calibrate_method=getattr(CalibrationMethod, METHODS[method]),
+                extra_options={"ForceQuantizeNoInputCheck": force_inputs},
             )
         except Exception as error:  # onnxruntime's tools raise plain exceptions of many kinds
             reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -36,6 +36,7 @@ profilers = Registry(
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
         "cpu-tvm-rpc": "hwnas.profilers.cpu_tvm_rpc:CpuTvmRpc",
+        "dsp-hexagon-sim": "hwnas.profilers.dsp_hexagon_sim:DspHexagonSim",
         "gpu-cuda": "hwnas.profilers.gpu_cuda:GpuCuda",
         "gpu-openvino": "hwnas.profilers.gpu_openvino:GpuOpenVino",
         "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",

@@ -1,0 +1,93 @@
+"""Does the simulated DSP rank networks as a real one does? NAS-Bench-201, int8, a Snapdragon 675's Hexagon 685.
+
+Packets of the blocks, from a table of ``dsp-hexagon-sim``, price all architectures; Spearman's and Kendall's rank
+correlation with the published latencies (LatBench, in ``HWNAS_DATA``), beside those of multiply-accumulates and
+weights. Networks that are the same computation count once, and those without a path not at all. Intervals are of 2000
+bootstraps.
+
+    hwnas profile --device dsp-hexagon-sim --space nasbench201 --context isolated
+    python benchmarks/hexagon_ranking.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from record import append_rows
+from scipy.stats import kendalltau, spearmanr
+
+from hwnas.costs import AdditiveCost
+from hwnas.latency_tables import find_table
+from hwnas.pricing import LatencyModel
+from hwnas.spaces import get_space
+
+DATA = Path(os.environ.get("HWNAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+EDGES = ("op_0to1", "op_0to2", "op_1to2", "op_0to3", "op_1to3", "op_2to3")
+COLUMNS = {
+    "Hexagon 685 (DSP)": "latbench.mobile-dsp-snapdragon-675-hexagon-685-int8",
+    "Kryo 460 (CPU of the same chip)": "latbench.mobile-cpu-snapdragon-675-kryo-460-int8",
+}
+BOOTSTRAPS = 2000
+
+
+def interval(measured: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """A 90 % interval of Spearman's correlation."""
+    rng, count = np.random.default_rng(0), len(measured)
+    draws = (rng.integers(0, count, count) for _ in range(BOOTSTRAPS))
+    values = [spearmanr(measured[rows], predicted[rows]).statistic for rows in draws]
+    low, high = np.percentile(values, [5, 95])
+    return float(low), float(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", help="folder of tables")
+    table = find_table("dsp-hexagon-sim", parser.parse_args().tables)
+    space = get_space("nasbench201")
+    accuracy, latency = (pq.read_table(DATA / "nb201" / f"{name}.parquet") for name in ("accuracy", "latency"))
+    connected = np.flatnonzero(accuracy["connected"].to_numpy())
+    keep = connected[np.unique(accuracy["comp_id"].to_numpy()[connected], return_index=True)[1]]
+    architectures = np.stack([accuracy[edge].to_numpy() for edge in EDGES], axis=1).astype(int)[keep]
+    model = LatencyModel.from_table(space, table, "isolated", networks=[])
+    sums = {
+        "packets": model.predict(architectures),
+        "multiply-accumulates": AdditiveCost.from_space(space, np.array([b.macs for b in space.catalog], float)).values(
+            architectures
+        ),
+        "weights": AdditiveCost.from_space(space, np.array([b.params for b in space.catalog], float)).values(
+            architectures
+        ),
+    }
+    rows: list[dict[str, object]] = []
+    for chip, column in COLUMNS.items():
+        measured = latency[column].to_numpy().astype(float)[keep]
+        usable = measured > 0
+        print(f"{chip}: {usable.sum()} networks")
+        for name, values in sums.items():
+            rho = float(spearmanr(measured[usable], values[usable]).statistic)
+            tau = float(kendalltau(measured[usable], values[usable]).statistic)
+            low, high = interval(measured[usable], values[usable])
+            print(f"  {name:22} Spearman {rho:.3f} ({low:.3f} to {high:.3f}), Kendall {tau:.3f}", flush=True)
+            rows.append(
+                {
+                    "date": datetime.now(UTC).date().isoformat(),
+                    "versions": table.device.runtime_version,
+                    "chip": chip,
+                    "ranked_by": name,
+                    "networks": int(usable.sum()),
+                    "spearman": round(rho, 4),
+                    "low": round(low, 4),
+                    "high": round(high, 4),
+                    "kendall": round(tau, 4),
+                }
+            )
+    append_rows("hexagon_ranking", rows)
+
+
+if __name__ == "__main__":
+    main()
