@@ -82,6 +82,7 @@ class DspHexagonSim(Profiler):
     summary = "int8 kernels of hwnas on a Hexagon v67 with HVX, packets counted in QEMU, simulated"
     precisions = ("int8",)
     method = "simulated"
+    computes = True
 
     def __init__(
         self, *, precision: str | None = None, threads: int = 1, batch: int = 1, clock_mhz: float = CLOCK_MHZ
