@@ -78,6 +78,9 @@ def test_what_a_network_never_saw_is_replaced() -> None:
     assert same(11, by_channels, added)
     assert not same(4111, by_channels, added)
     assert same(5114, CONV._replace(write_tiles=2), CONV._replace(write_tiles=3))
+    wide = CONV._replace(strategy="SPLIT_OVER_K")
+    assert same(11, wide._replace(write_tiles=2), wide._replace(write_tiles=3))
+    assert not same(4111, wide._replace(write_tiles=2), wide._replace(write_tiles=3))
     few = CONV._replace(operation="CM_CONVOLUTION", input=(14, 12, 3))
     assert same(5114, few, few._replace(input=(14, 12, 16)))
 
