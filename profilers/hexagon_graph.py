@@ -184,14 +184,14 @@ class _Reader:
             return [Step(convolution(x, weights, bias, factors, zero, window, depthwise=True), expected)]
         factors = np.broadcast_to(factors, (outputs,))
         steps, inside, made = [], channels // groups, outputs // groups
+        if groups > 1 and (inside % 4 or made % 4):
+            raise ModelError(f"{groups} groups of {inside} channels have no Hexagon kernel; use multiples of four")
         for first in range(groups):
             part = slice(first * made, (first + 1) * made)
             some = Quantised(x.values[:, first * inside : (first + 1) * inside], x.scale, x.zero)
             some_bias = None if bias is None else bias[part]
             call = convolution(some, weights[part], some_bias, factors[part], zero, window)
             steps.append(Step(call, expected[:, part]))
-        if groups > 1 and (inside % 4 or made % 4):
-            raise ModelError(f"{groups} groups of {inside} channels have no Hexagon kernel; use multiples of four")
         return steps
 
     def _gemm(self, node: NodeProto) -> list[Step]:

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,8 +107,8 @@ class Program:
     ) -> None:
         if reason := missing():
             raise DeviceUnavailable(reason)
-        self._folder = tempfile.TemporaryDirectory(prefix="hwnas-hexagon-")
-        folder = Path(self._folder.name)
+        folder = Path(tempfile.mkdtemp(prefix="hwnas-hexagon-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._file = folder / "kernels.elf"
         command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, *flags, f"-I{SOURCES}", "-o", str(self._file)]
         # zig's caches go with the folder: it would fill the user's own with objects of no further use
