@@ -41,6 +41,10 @@ profilers = Registry(
         "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
         "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
+        "vpu-npu3720": "hwnas.profilers.vpu_npu:VpuNpu3720",
+        "vpu-npu4000": "hwnas.profilers.vpu_npu:VpuNpu4000",
+        "vpu-npu5010": "hwnas.profilers.vpu_npu:VpuNpu5010",
+        "vpu-openvino": "hwnas.profilers.vpu_openvino:VpuOpenVino",
     },
 )
 
