@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar
 
@@ -17,12 +17,12 @@ from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.timing import Runner, pinned
 from hwnas.spaces.errors import DeviceUnavailable, ModelError
 
-__all__ = ["OpenVinoProfiler"]
+__all__ = ["OPERATORS", "OpenVinoProfiler", "plain_name"]
 
 #: what OpenVINO appends to the name of a node whose bias or activation it has taken in
-_SUFFIXES = ("/WithoutBiases",)
+_TAKEN_IN = "/WithoutBiases"
 #: OpenVINO's layer types, by the operators that they compute
-_OPERATORS = {"Convolution": "Conv", "GroupConvolution": "Conv", "FullyConnected": "MatMul", "Convert": "Cast"}
+OPERATORS = {"Convolution": "Conv", "GroupConvolution": "Conv", "FullyConnected": "MatMul", "Convert": "Cast"}
 #: layouts in the names of reorders: plain, and the fast one with the channels last
 _PLAIN = "_abcd_"
 
@@ -118,12 +118,17 @@ class OpenVinoProfiler(RuntimeProfiler):
             start, count = time.perf_counter(), 0
             while count < 20 or (count < 400 and time.perf_counter() - start < seconds):
                 request.infer()
-                for layer in request.get_profiling_info():
-                    runs.setdefault(_plain(layer.node_name), []).append(layer.real_time.total_seconds() * 1e6)
+                counted = request.get_profiling_info()
+                for layer in counted:
+                    runs.setdefault(plain_name(layer.node_name), []).append(layer.real_time.total_seconds() * 1e6)
                 count += 1
         times = {name: _middle(durations) for name, durations in runs.items()}
-        executed = list(_layers(compiled.get_runtime_model()))
+        executed = list(self.executed(compiled, counted))
         return divide(times, attribute(model_nodes(load_model(data)), executed, nodes), nodes)
+
+    def executed(self, compiled: Any, counted: Iterable[Any]) -> Iterator[ExecutedNode]:
+        """The layers that run, in order: of a compiled model, and of what its plug-in counted in one inference."""
+        return _layers(compiled.get_runtime_model())
 
 
 def _layers(model: Any) -> Iterator[ExecutedNode]:
@@ -135,14 +140,13 @@ def _layers(model: Any) -> Iterator[ExecutedNode]:
             continue
         if kind == "Reorder":  # into the fast layout, or out of it
             kind = "ReorderInput" if _PLAIN in name and name.index(_PLAIN) < len(name) / 2 else "ReorderOutput"
-        reads = tuple(_plain(port.get_node().get_friendly_name()) for port in layer.input_values())
-        yield ExecutedNode(_plain(name), _OPERATORS.get(kind, kind), reads, (_plain(name),))
+        reads = tuple(plain_name(port.get_node().get_friendly_name()) for port in layer.input_values())
+        yield ExecutedNode(plain_name(name), OPERATORS.get(kind, kind), reads, (plain_name(name),))
 
 
-def _plain(name: str) -> str:
-    for suffix in _SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+def plain_name(name: str) -> str:
+    """The node of the given model that a layer, or a task of it (``layer?t_Type/...``), is named after."""
+    return name.partition("?")[0].removesuffix(_TAKEN_IN)
 
 
 def _middle(durations: list[float]) -> float:
