@@ -1,0 +1,178 @@
+"""How long a compiled program takes on a Hexagon tensor processor: a model of its units, nothing measured.
+
+The compiler fixes which unit runs what, and in which order. The model replays that order: one queue of transfers, one
+matrix unit on the main thread, four vector threads; an operator starts when its unit is free and its inputs are ready.
+What an operator takes is bytes or products over a rate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwnas.profilers.qnn_schematic import Operator, Schematic
+
+__all__ = ["RATES", "Rates", "Schedule", "schedule"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The constants of the model; bytes and products are per microsecond.
+
+    Attributes
+    ----------
+    dma_bytes
+        Main memory, through the transfer engine.
+    hmx_macs, hmx_bytes
+        Padded products of the matrix unit, and bytes that it moves on the chip; the slower of the two counts.
+    hvx_bytes
+        Bytes that one vector thread moves.
+    operator_us
+        What beginning an operator costs.
+    threads
+        Vector threads.
+    call_us
+        What beginning an inference costs.
+    """
+
+    dma_bytes: float = 50e3
+    hmx_macs: float = 12e6
+    hmx_bytes: float = 400e3
+    hvx_bytes: float = 60e3
+    operator_us: float = 0.3
+    threads: int = 4
+    call_us: float = 60.0
+
+
+#: Chosen by hand as round numbers of the right size, before any comparison; one factor a phone (`Chip.factor`) is all
+#: that is fitted. Measured against published latencies in benchmarks/dsp_phones.py.
+RATES = Rates()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the model says of a program.
+
+    Attributes
+    ----------
+    total_us
+        From the first transfer to the last, without `Rates.call_us`.
+    parts_us
+        The same, by layer: how far each pushed the end; sums to `total_us`.
+    busy_us
+        How long each unit worked: ``dma``, ``hmx`` and ``hvx`` (all threads together).
+    forced
+        Operators that were begun without waiting, because the program's order and its graph disagree.
+    """
+
+    total_us: float
+    parts_us: dict[str, float]
+    busy_us: dict[str, float]
+    forced: int
+
+
+class _Ready:
+    """When the inputs of an operator are ready; operators that are in no list are views, ready with their inputs."""
+
+    def __init__(self, program: Schematic) -> None:
+        self._operators = program.operators
+        self._listed = {n for n in (*program.main, *program.vector) if program.operators[n].unit}
+        self.done: dict[int, float] = {}
+        self._views: dict[int, float] = {}
+
+    def at(self, operator: Operator) -> float | None:
+        """The time, or None if an input has not been computed."""
+        latest = 0.0
+        for number in operator.reads:
+            found = self._time(number)
+            if found is None:
+                return None
+            latest = max(latest, found)
+        return latest
+
+    def _time(self, number: int) -> float | None:
+        if number in self._listed:
+            return self.done.get(number)
+        # depth first without recursion: chains of views can be thousands long; a cycle counts as ready
+        stack, entered = [number], set()
+        while stack:
+            top = stack[-1]
+            if top in self._views:
+                stack.pop()
+                continue
+            operator = self._operators.get(top)
+            reads = operator.reads if operator else ()
+            pending = [n for n in reads if n not in self._listed and n not in self._views and n not in entered]
+            entered.add(top)
+            if pending:
+                stack += pending
+                continue
+            times = [self.done.get(n) if n in self._listed else self._views.get(n, 0.0) for n in reads]
+            if None in times:
+                return None
+            self._views[top] = max((time for time in times if time is not None), default=0.0)
+            stack.pop()
+        return self._views[number]
+
+
+def schedule(program: Schematic, rates: Rates = RATES) -> Schedule:
+    """Replay a compiled program.
+
+    Parameters
+    ----------
+    program
+        From `hwnas.profilers.qnn_schematic.read_schematic`.
+    rates
+        The constants.
+    """
+    main = [number for number in program.main if program.operators[number].unit]
+    vector = [number for number in program.vector if program.operators[number].unit]
+    ready = _Ready(program)
+    threads = [0.0] * rates.threads
+    issuing = transfers = 0.0
+    busy = {"dma": 0.0, "hmx": 0.0, "hvx": 0.0}
+    ends: list[tuple[float, str]] = []
+    forced = first = second = 0
+
+    def finish(number: int, start: float, unit: str) -> float:
+        operator = program.operators[number]
+        if unit == "dma":
+            took = operator.ddr_bytes / rates.dma_bytes
+        elif unit == "hmx":
+            took = max(operator.macs / rates.hmx_macs, operator.vtcm_bytes / rates.hmx_bytes)
+        else:
+            took = (operator.vtcm_bytes + operator.ddr_bytes) / rates.hvx_bytes
+        took += rates.operator_us
+        busy[unit] += took
+        ready.done[number] = start + took
+        ends.append((start + took, operator.name))
+        return start + took
+
+    while first < len(main) or second < len(vector):
+        moved = False
+        while first < len(main) and (inputs := ready.at(program.operators[main[first]])) is not None:
+            unit = program.operators[main[first]].unit
+            if unit == "dma":  # begun by the main thread, which does not wait for it
+                transfers = finish(main[first], max(issuing, transfers, inputs), unit)
+            else:
+                issuing = finish(main[first], max(issuing, inputs), unit)
+            first, moved = first + 1, True
+        while second < len(vector) and (inputs := ready.at(program.operators[vector[second]])) is not None:
+            thread = min(range(rates.threads), key=threads.__getitem__)
+            threads[thread] = finish(vector[second], max(threads[thread], inputs), "hvx")
+            second, moved = second + 1, True
+        if not moved:
+            # tiles of one tensor are one operator in the graph but several in the lists: let the first one go
+            forced += 1
+            if first < len(main):
+                ready.done[main[first]] = issuing
+                first += 1
+            else:
+                ready.done[vector[second]] = max(threads)
+                second += 1
+    parts: dict[str, float] = {}
+    front = 0.0
+    for end, name in sorted(ends):
+        if end > front:
+            parts[name] = parts.get(name, 0.0) + end - front
+            front = end
+    return Schedule(front, parts, busy, forced)
