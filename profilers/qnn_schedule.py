@@ -1,12 +1,14 @@
 """How long a compiled program takes on a Hexagon tensor processor: a model of its units, nothing measured.
 
 The compiler fixes which unit runs what, and in which order. The model replays that order: one queue of transfers, one
-matrix unit on the main thread, four vector threads; an operator starts when its unit is free and its inputs are ready.
+matrix unit (driven by the main thread up to Hexagon v79, by a queue of its own from v81 on), four vector threads; an
+operator starts when its unit is free and its inputs are ready.
 What an operator takes is bytes or products over a rate.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from hwnas.profilers.qnn_schematic import Operator, Schematic
@@ -75,7 +77,7 @@ class _Ready:
 
     def __init__(self, program: Schematic) -> None:
         self._operators = program.operators
-        self._listed = {n for n in (*program.main, *program.vector) if program.operators[n].unit}
+        self._listed = {n for n in program.issued if program.operators[n].unit}
         self.done: dict[int, float] = {}
         self._views: dict[int, float] = {}
 
@@ -124,16 +126,16 @@ def schedule(program: Schematic, rates: Rates = RATES) -> Schedule:
     rates
         The constants.
     """
-    main = [number for number in program.main if program.operators[number].unit]
-    vector = [number for number in program.vector if program.operators[number].unit]
     ready = _Ready(program)
     threads = [0.0] * rates.threads
-    issuing = transfers = 0.0
+    #: until when the main thread, the transfer engine and the matrix unit are taken
+    taken = {"main": 0.0, "dma": 0.0, "hmx": 0.0}
     busy = {"dma": 0.0, "hmx": 0.0, "hvx": 0.0}
     ends: list[tuple[float, str]] = []
-    forced = first = second = 0
+    forced = 0
 
     def finish(number: int, start: float, unit: str) -> float:
+        """Occupy a unit from `start` on, and return until when."""
         operator = program.operators[number]
         if unit == "dma":
             took = operator.ddr_bytes / rates.dma_bytes
@@ -147,28 +149,36 @@ def schedule(program: Schematic, rates: Rates = RATES) -> Schedule:
         ends.append((start + took, operator.name))
         return start + took
 
-    while first < len(main) or second < len(vector):
-        moved = False
-        while first < len(main) and (inputs := ready.at(program.operators[main[first]])) is not None:
-            unit = program.operators[main[first]].unit
-            if unit == "dma":  # begun by the main thread, which does not wait for it
-                transfers = finish(main[first], max(issuing, transfers, inputs), unit)
-            else:
-                issuing = finish(main[first], max(issuing, inputs), unit)
-            first, moved = first + 1, True
-        while second < len(vector) and (inputs := ready.at(program.operators[vector[second]])) is not None:
+    def begin(number: int, inputs: float, on_main: bool) -> None:
+        """Give an operator to its unit. The main thread does not wait for a transfer that it began."""
+        unit = program.operators[number].unit
+        if on_main:
+            inputs = max(inputs, taken["main"])
+        if unit == "hvx" and not on_main:
             thread = min(range(rates.threads), key=threads.__getitem__)
-            threads[thread] = finish(vector[second], max(threads[thread], inputs), "hvx")
-            second, moved = second + 1, True
+            threads[thread] = finish(number, max(threads[thread], inputs), unit)
+            return
+        end = finish(number, max(taken.get(unit, 0.0), inputs), unit)
+        if unit != "hvx":
+            taken[unit] = end
+        if on_main and unit != "dma":
+            taken["main"] = end
+
+    queues = [
+        deque(number for number in numbers if program.operators[number].unit)
+        for numbers in (program.main, program.matrix, program.vector, program.elementwise)
+    ]
+    while any(queues):
+        moved = False
+        for place, queue in enumerate(queues):
+            while queue and (inputs := ready.at(program.operators[queue[0]])) is not None:
+                begin(queue.popleft(), inputs, place == 0)
+                moved = True
         if not moved:
-            # tiles of one tensor are one operator in the graph but several in the lists: let the first one go
+            # tiles of one tensor are one operator in the graph but several in the queues: let the first one go
             forced += 1
-            if first < len(main):
-                ready.done[main[first]] = issuing
-                first += 1
-            else:
-                ready.done[vector[second]] = max(threads)
-                second += 1
+            place = next(place for place, queue in enumerate(queues) if queue)
+            begin(queues[place].popleft(), 0.0, place == 0)
     parts: dict[str, float] = {}
     front = 0.0
     for end, name in sorted(ends):

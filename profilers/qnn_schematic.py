@@ -74,14 +74,24 @@ class Schematic:
     operators
         Operators by id.
     main
-        Ids in the order in which the main thread issues them: transfers, matrix work, some vector work.
-    vector
-        Ids in the order in which the vector threads take them.
+        Ids in the order in which the main thread issues them: transfers, some vector work, and up to Hexagon v79 the
+        matrix work.
+    matrix
+        Ids in the order in which the matrix unit takes them, from Hexagon v81 on.
+    vector, elementwise
+        Ids in the order in which the vector threads take them, from two queues.
     """
 
     operators: dict[int, Operator]
     main: tuple[int, ...]
+    matrix: tuple[int, ...]
     vector: tuple[int, ...]
+    elementwise: tuple[int, ...]
+
+    @property
+    def issued(self) -> tuple[int, ...]:
+        """Ids of everything that is run, queue after queue."""
+        return (*self.main, *self.matrix, *self.vector, *self.elementwise)
 
 
 def _text(path: Path) -> str:
@@ -147,7 +157,10 @@ def read_schematic(path: Path) -> Schematic:
     if not numbers or not moved:
         raise ModelError("the compiler's schematic has no list of operators to run; update hwnas")
     main = _ids(text, f"runlist{max(numbers)}")
-    vector = tuple(number for name in ("runlist_vec", "runlist_mtx", "runlist_elt") for number in _ids(text, name))
+    matrix, vector, elementwise = (_ids(text, name) for name in ("runlist_mtx", "runlist_vec", "runlist_elt"))
+    issued = {*main, *matrix, *vector, *elementwise}
+    if unmarked := issued - flags.keys():
+        raise ModelError(f"the compiler's schematic has no flags of {len(unmarked)} operators; update hwnas")
 
     def macs(number: int) -> int:
         _, reads, outputs = graph.get(number, ("", (), []))
@@ -163,14 +176,14 @@ def read_schematic(path: Path) -> Schematic:
         return 0
 
     operators = {}
-    for number in {*graph, *main, *vector}:
+    for number in {*graph, *issued}:
         ddr, vtcm = moved.get(number, (0, 0))
         listed = flags.get(number, "")
         unit = "hmx" if "uses_hmx" in listed else "hvx" if "uses_hvx" in listed else "dma" if ddr else ""
         name = names.get(number & _LOW) or _ENDS.get(number & _LOW, "")
         reads = graph.get(number, ("", (), []))[1]
         operators[number] = Operator(name, unit, ddr, vtcm, macs(number) if unit == "hmx" else 0, reads)
-    return Schematic(operators, main, vector)
+    return Schematic(operators, main, matrix, vector, elementwise)
 
 
 def read_trace(path: Path) -> tuple[int, list[tuple[str, str]]]:
