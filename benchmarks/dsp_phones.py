@@ -174,8 +174,8 @@ def ridge(x: np.ndarray, y: np.ndarray, phones: np.ndarray, strength: float) -> 
     return weights, {phone: levels[phone] - float(centre[phone] @ weights) for phone in levels}
 
 
-def corrected(rows: list[dict[str, Any]], x: np.ndarray, y: np.ndarray, networks: np.ndarray, phones: np.ndarray) -> Any:
-    """Logarithm of measured over modelled, learned from `rows`; the strength by leaving networks out within them."""
+def corrected(x: np.ndarray, y: np.ndarray, networks: np.ndarray, phones: np.ndarray) -> Any:
+    """Logarithm of measured over modelled, learned; the strength by leaving networks out within them."""
 
     def fit(train: np.ndarray) -> Callable[[int], float]:
         def loss(strength: float) -> float:
@@ -225,7 +225,7 @@ def score(work: Path) -> None:
             fits[phone] = np.linalg.lstsq(cost[own] / measured[own, None], np.ones(len(own)), rcond=None)[0]
         return lambda index: max(float(cost[index] @ fits[phones[index]]), 1e-3)
 
-    learned = corrected(rows, x, ratio, networks, phones)
+    learned = corrected(x, ratio, networks, phones)
     count = len(rows)
     methods = {
         "schedule, a factor a phone": left_out(factor, count, networks),
@@ -251,7 +251,14 @@ def score(work: Path) -> None:
             label = "all" if phone < 0 else str(names[phone])
             factor_ = "" if phone < 0 else round(float(np.exp(np.median(ratio[own]))), 3)
             soc = "" if phone < 0 else PHONES[label]
-            record = {**facts, "phone": label, "soc": soc, "factor": factor_, "method": method, "networks": int(own.sum())}
+            record = {
+                **facts,
+                "phone": label,
+                "soc": soc,
+                "factor": factor_,
+                "method": method,
+                "networks": int(own.sum()),
+            }
             out.append({**record, **{key: round(value, 4) for key, value in found.items()}})
             print(
                 f"{label:<34}{method:<36}{own.sum():>4}{found['mape']:>8.1%}{found['median_error']:>8.1%}"

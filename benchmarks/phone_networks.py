@@ -11,8 +11,21 @@ from functools import partial
 
 import onnx
 from onnx_net import Net
-from zoo import V3_LARGE, convnext, densenet, eights, googlenet, mobilenet_v2, mobilenet_v3, regnet, resnet
-from zoo import shufflenet_v2, squeezenet, start, vit
+from zoo import (
+    V3_LARGE,
+    convnext,
+    densenet,
+    eights,
+    googlenet,
+    mobilenet_v2,
+    mobilenet_v3,
+    regnet,
+    resnet,
+    shufflenet_v2,
+    squeezenet,
+    start,
+    vit,
+)
 
 from hwnas.spaces.graph import Graph
 

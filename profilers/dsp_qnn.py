@@ -27,7 +27,7 @@ from hwnas.profilers.model_io import check_quantised, first_line, load_model, mo
 from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler, middle
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.qnn_chips import Chip, find_chip
-from hwnas.profilers.qnn_compile import LIMIT_S, check_taken, compile_model, qnn_job
+from hwnas.profilers.qnn_compile import LIMIT_S, check_taken, compile_model, qnn_job, write_context
 from hwnas.profilers.qnn_schedule import Schedule, schedule
 from hwnas.profilers.qnn_schematic import node_cycles
 from hwnas.profilers.qnn_session import PACKAGE, PROVIDER, missing_package, qnn_options, session_on_qnn
@@ -137,6 +137,19 @@ class DspQnn(Profiler):
             while len(self._schedules) > _KEPT:
                 self._schedules.popitem(last=False)
         return self._schedules[name]
+
+    def write_deployable(self, model: Model, path: Path) -> tuple[Path, ...]:
+        """Write the chip's context binary, which loads without compiling, and the small ONNX file that names it.
+
+        Raises
+        ------
+        ModelError
+            As `measure`.
+        """
+        data = as_bytes(model)
+        check_quantised(data, self.key)
+        target = path.with_name(f"{path.stem}.{self.key}.onnx")
+        return write_context(data, self.chip.soc_model, target, limit_s=self.limit_s)
 
     def kernel_shares(
         self, model: Model, nodes: Collection[str] | None = None, protocol: Protocol | None = None

@@ -152,7 +152,9 @@ def compile_model(data: bytes, soc_model: int, *, limit_s: float = LIMIT_S) -> C
         return Compiled(read_schematic(schematics[0]), count, float(result["compile_s"]))
 
 
-def write_context(data: bytes, soc_model: int, path: str | os.PathLike[str], *, limit_s: float = LIMIT_S) -> list[Path]:
+def write_context(
+    data: bytes, soc_model: int, path: str | os.PathLike[str], *, limit_s: float = LIMIT_S
+) -> tuple[Path, Path]:
     """Compile a quantised model to the binary that a phone loads, and write it with its wrapper in ONNX.
 
     Parameters
@@ -166,7 +168,7 @@ def write_context(data: bytes, soc_model: int, path: str | os.PathLike[str], *, 
 
     Returns
     -------
-    list of Path
+    tuple of Path
         The wrapper and the binary.
 
     Raises
@@ -189,7 +191,7 @@ def write_context(data: bytes, soc_model: int, path: str | os.PathLike[str], *, 
                     attribute.s = binary.name.encode()
         atomic_write(binary, found[0].read_bytes())
         atomic_write(target, wrapper.SerializeToString())
-    return [target, binary]
+    return target, binary
 
 
 def _binaries(wrapper: Any) -> set[str]:

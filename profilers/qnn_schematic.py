@@ -19,7 +19,7 @@ from hwnas.spaces.errors import ModelError
 
 __all__ = ["Operator", "Schematic", "node_cycles", "read_schematic", "read_trace"]
 
-#: A network whose quantised operators were not fused makes one of hundreds of megabytes, which no schedule is read from.
+#: A network whose quantised operators were not fused makes one of hundreds of megabytes.
 _MAX_BYTES = 128 * 1000 * 1000
 _LOW = 0xFFFFFFFF
 #: low parts of the ids of what moves the network's input and output
@@ -118,7 +118,9 @@ def _ids(text: str, name: str) -> tuple[int, ...]:
 
 
 def _tensors(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    return [(kind, tuple(int(size) for size in dims.split(",") if size.strip())) for kind, dims in _TENSOR.findall(text)]
+    return [
+        (kind, tuple(int(size) for size in dims.split(",") if size.strip())) for kind, dims in _TENSOR.findall(text)
+    ]
 
 
 def _up(size: int, step: int) -> int:
@@ -168,11 +170,11 @@ def read_schematic(path: Path) -> Schematic:
             return 0
         for source in reads:
             operation, _, tensors = graph.get(source, ("", (), []))
-            if tensors and len(tensors[0][1]) == 4 and tensors[0][0] in _WEIGHTS:
-                if "weights" in operation or operation == "$Const":
-                    (_, rows, columns, channels), (height, width, depth, _) = outputs[0][1], tensors[0][1]
-                    tiles = _up(rows, 8) * _up(columns, 8) * _up(channels, 32)
-                    return tiles * height * width * _up(depth, 32)
+            constant = "weights" in operation or operation == "$Const"
+            if constant and tensors and len(tensors[0][1]) == 4 and tensors[0][0] in _WEIGHTS:
+                (_, rows, columns, channels), (height, width, depth, _) = outputs[0][1], tensors[0][1]
+                tiles = _up(rows, 8) * _up(columns, 8) * _up(channels, 32)
+                return tiles * height * width * _up(depth, 32)
         return 0
 
     operators = {}

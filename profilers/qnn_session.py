@@ -23,7 +23,7 @@ KINDS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(int8)":
 
 
 def missing_package() -> str | None:
-    """None if the plug-in is installed beside an onnxruntime that takes it; else one sentence saying what to install."""
+    """None if the plug-in is installed, and onnxruntime takes it; else one sentence saying what to install."""
     try:
         version(PACKAGE)
     except PackageNotFoundError:

@@ -43,7 +43,8 @@ def schematic(
         "# :::END:graph_after_optimization:::\n"
         f"{listed('runlist1', [])}runlist = runlist1\n"
         f"\nbandwidth_information = [\n{rows}]\n"
-        f"\ngraph_res_flags0 = {{ # :::BEGIN:graph_flag0:::\n\t'graph': {{\n{marks}\t}},\n}}\n# :::END:graph_flag0:::\n"
+        f"\ngraph_res_flags0 = {{ # :::BEGIN:graph_flag0:::\n\t'graph': {{\n{marks}\t}},\n}}\n"
+        "# :::END:graph_flag0:::\n"
         f"{listed('runlist2', main)}{listed('runlist_vec', vector)}{listed('runlist_mtx', [])}{listed('runlist_elt', [])}"
         f"\nqnn_name_translations = {{\n{words}}}\n"
     )
