@@ -16,11 +16,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import gzip
+import inspect
 import json
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from phone_networks import NETWORKS
 from record import append_rows
 from scipy.stats import kendalltau, spearmanr
 
+from hwnas.profilers import qnn_schedule, qnn_schematic
 from hwnas.profilers.qnn_compile import qnn_job
 from hwnas.profilers.qnn_schedule import RATES, schedule
 from hwnas.profilers.qnn_schematic import read_schematic
@@ -100,7 +103,21 @@ def program_file(work: Path, name: str, soc: int) -> Path:
     return work / f"{name.split('|')[0]}.{soc}.gz"
 
 
+def model_version() -> str:
+    """Of what computes features: what was computed by other code is computed again."""
+    sources = [inspect.getsource(module) for module in (qnn_schedule, qnn_schematic)]
+    return sha256("".join([*sources, inspect.getsource(count)]).encode()).hexdigest()[:12]
+
+
 def features(file: Path) -> dict[str, float]:
+    """What `count` says of a kept program, from beside it if that was done before."""
+    kept = file.with_suffix(f".{model_version()}.features")
+    if not kept.exists():
+        kept.write_text(json.dumps(count(file)))
+    return dict(json.loads(kept.read_text()))
+
+
+def count(file: Path) -> dict[str, float]:
     """What a program comes to, and what the schedule model says of it."""
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "schematic")

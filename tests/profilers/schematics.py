@@ -45,6 +45,7 @@ def schematic(
         f"\nbandwidth_information = [\n{rows}]\n"
         f"\ngraph_res_flags0 = {{ # :::BEGIN:graph_flag0:::\n\t'graph': {{\n{marks}\t}},\n}}\n"
         "# :::END:graph_flag0:::\n"
-        f"{listed('runlist2', main)}{listed('runlist_vec', vector)}{listed('runlist_mtx', [])}{listed('runlist_elt', [])}"
+        f"{listed('runlist2', main)}{listed('runlist_vec', vector)}"
+        f"{listed('runlist_mtx', [])}{listed('runlist_elt', [])}"
         f"\nqnn_name_translations = {{\n{words}}}\n"
     )

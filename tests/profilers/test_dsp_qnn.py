@@ -34,6 +34,12 @@ def block() -> bytes:
     return quantize_for_timing(anchor_model()).SerializeToString()
 
 
+def output_scale(model: bytes) -> float:
+    """The step of a quantised model's output."""
+    stored = {tensor.name: tensor for tensor in onnx.load_model_from_string(model).graph.initializer}
+    return float(onnx.numpy_helper.to_array(stored["output_scale"]))
+
+
 class Emulated(Snapdragon):
     """The same class on Qualcomm's emulator."""
 
@@ -174,7 +180,9 @@ def test_context_binary_computes_what_the_model_does(block: bytes, tmp_path: Pat
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = qnn_session.session_on_qnn(wrapper, options, qnn_session.qnn_options(None))
-    np.testing.assert_allclose(session.run(None, feeds)[0], Emulated().outputs(block, feeds)[0], atol=1e-6)
+    # another chip's program: rounding may differ by a step
+    off = np.abs(session.run(None, feeds)[0] - Emulated().outputs(block, feeds)[0]) / output_scale(block)
+    assert off.max() <= 1.01
 
 
 @needs_package
@@ -192,12 +200,7 @@ def test_emulator_computes_what_onnxruntime_does(block: bytes) -> None:
     feeds = {"input": np.random.default_rng(1).standard_normal((1, 32, 28, 28), dtype=np.float32)}
     expected = onnxruntime.InferenceSession(block, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
     (found,) = Emulated().outputs(block, feeds)
-    (scale,) = (
-        onnx.numpy_helper.to_array(t)
-        for t in onnx.load_model_from_string(block).graph.initializer
-        if t.name == "output_scale"
-    )
-    off = np.abs(found - expected) / scale
+    off = np.abs(found - expected) / output_scale(block)
     assert off.max() <= 2.01
     assert off.mean() < 0.5
 
