@@ -3,8 +3,9 @@
 Qualcomm publishes latencies of int8 networks on its chips (package ``qai-hub-models``, BSD-3, read from its wheel;
 nothing of it is kept here). The networks that can be rebuilt (`phone_networks.py`) are compiled for each chip, and
 their latencies compared: the schedule model with one factor a phone; a line on multiply-accumulates and weight bytes
-fitted on the same phone; and a ridge regression that corrects the schedule model by features of the program, fitted
-without the network (or without the phone) that it predicts. The factor and the line are also fitted without it.
+fitted on the same phone; and three corrections learned from the program: non-negative weights of the schedule's time
+and each unit's busy time, shared by all phones; ridge regression; boosted trees. Everything is fitted without the
+network that it predicts, the last method without the phone instead.
 
     python -m pip download --no-deps -d DIR qai-hub-models==0.65.0
     python benchmarks/dsp_phones.py compile --work DIR        # an hour on two free cores; goes on where it was stopped
@@ -31,7 +32,10 @@ import numpy as np
 import onnx
 from phone_networks import NETWORKS
 from record import append_rows
+from scipy.optimize import nnls
 from scipy.stats import kendalltau, spearmanr
+from sklearn.linear_model import RidgeCV
+from xgboost import XGBRegressor
 
 from hwnas.profilers import qnn_schedule, qnn_schematic
 from hwnas.profilers.qnn_compile import qnn_job
@@ -42,24 +46,18 @@ from hwnas.spaces.errors import ModelError
 from hwnas.spaces.files import atomic_write
 from hwnas.spaces.onnx_reader import read_onnx
 
-#: Published phone to its chip: the five of the first comparison, then more.
+#: Published phone to its chip.
 PHONES = {
     "Samsung Galaxy S22 5G": 36,
     "QCS8550 (Proxy)": 43,
     "Samsung Galaxy S24": 57,
     "Samsung Galaxy S25": 69,
     "Samsung Galaxy S26": 87,
-    "Snapdragon X Elite CRD": 60,
-    "Dragonwing RB3 Gen 2 Vision Kit": 93,
-    "SA8295P ADP": 39,
-    "Snapdragon 7 Gen 4 QRD": 86,
-    "Snapdragon X2 Elite CRD": 88,
-    "Dragonwing IQ-9075 EVK": 77,
 }
 RUNTIME, PRECISION = "onnx", "w8a8"
-#: what a correction sees, each as a logarithm
-FEATURES = ("total_us", "dma", "hmx", "hvx", "ddr_bytes", "hmx_bytes", "hvx_bytes", "hmx_macs", "n_hmx", "n_hvx")
-STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+#: what a correction sees: the modelled time, and of that the busy time of each unit, in microseconds
+FEATURES = ("total_us", "dma", "hmx", "hvx")
+STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 
 
 # ---------------------------------------------------------------------- compiling
@@ -181,35 +179,51 @@ def left_out(fit: Callable[[np.ndarray], Callable[[int], float]], count: int, gr
     return result
 
 
-def ridge(x: np.ndarray, y: np.ndarray, phones: np.ndarray, strength: float) -> tuple[np.ndarray, dict[int, float]]:
-    """Weights of standardised features, and a free level for each phone."""
-    levels = {phone: float(y[phones == phone].mean()) for phone in np.unique(phones)}
-    centre = {phone: x[phones == phone].mean(0) for phone in levels}
-    xs = x - np.array([centre[phone] for phone in phones])
-    ys = y - np.array([levels[phone] for phone in phones])
-    weights = np.linalg.solve(xs.T @ xs + strength * len(y) / 10 * np.eye(x.shape[1]), xs.T @ ys)
-    return weights, {phone: levels[phone] - float(centre[phone] @ weights) for phone in levels}
+def weigh(parts: np.ndarray, y: np.ndarray, phones: np.ndarray) -> tuple[np.ndarray, dict[int, float]]:
+    """Non-negative weights of columns, the same for all phones, and a factor for each phone, of geometric mean 1."""
+    factors = dict.fromkeys(np.unique(phones).tolist(), 1.0)
+    for _ in range(20):
+        scaled = parts * np.array([factors[phone] for phone in phones.tolist()])[:, None]
+        weights, _ = nnls(scaled / y[:, None], np.ones(len(y)))
+        ratio = y / (parts @ weights)
+        factors = {phone: float(np.median(ratio[phones == phone])) for phone in factors}
+    mean = float(np.exp(np.mean(np.log(list(factors.values())))))
+    return weights * mean, {phone: factor / mean for phone, factor in factors.items()}
 
 
-def corrected(x: np.ndarray, y: np.ndarray, networks: np.ndarray, phones: np.ndarray) -> Any:
-    """Logarithm of measured over modelled, learned; the strength by leaving networks out within them."""
+def busy_times(x: np.ndarray, y: np.ndarray, phones: np.ndarray) -> Callable[[np.ndarray], Callable[[int], float]]:
+    """Weights of a constant and the busy times: what `CORRECTION` and the factors of the chips are."""
+    parts = np.column_stack([np.ones(len(y)), x])
 
     def fit(train: np.ndarray) -> Callable[[int], float]:
-        def loss(strength: float) -> float:
-            total = 0.0
-            for network in np.unique(networks[train]):
-                inner, held = train[networks[train] != network], train[networks[train] == network]
-                weights, levels = ridge(x[inner], y[inner], phones[inner], strength)
-                at = np.array([levels.get(phones[i], np.mean(list(levels.values()))) for i in held])
-                total += float(np.sum((x[held] @ weights + at - y[held]) ** 2))
-            return total
-
-        best = min(STRENGTHS, key=loss)
-        weights, levels = ridge(x[train], y[train], phones[train], best)
-        mean = float(np.mean(list(levels.values())))
-        return lambda index: float(x[index] @ weights + levels.get(phones[index], mean))
+        weights, factors = weigh(parts[train], y[train], phones[train])
+        return lambda index: float(parts[index] @ weights) * factors.get(int(phones[index]), 1.0)
 
     return fit
+
+
+def from_levels(
+    x: np.ndarray, ratio: np.ndarray, phones: np.ndarray, regress: Callable[[np.ndarray, np.ndarray], Any]
+) -> Callable[[np.ndarray], Callable[[int], float]]:
+    """Logarithm of measured over modelled: a level of the phone and what `regress` learns of the rest."""
+
+    def fit(train: np.ndarray) -> Callable[[int], float]:
+        levels = {phone: float(np.median(ratio[train][phones[train] == phone])) for phone in np.unique(phones[train])}
+        model = regress(x[train], ratio[train] - np.array([levels[phone] for phone in phones[train]]))
+        mean = float(np.mean(list(levels.values())))
+        return lambda index: float(model.predict(x[index : index + 1])[0]) + levels.get(phones[index], mean)
+
+    return fit
+
+
+def ridge(x: np.ndarray, y: np.ndarray) -> Any:
+    return RidgeCV(STRENGTHS).fit(x, y)
+
+
+def trees(x: np.ndarray, y: np.ndarray) -> Any:
+    return XGBRegressor(
+        max_depth=2, n_estimators=60, learning_rate=0.1, subsample=0.8, min_child_weight=5, n_jobs=1, random_state=0
+    ).fit(x, y)
 
 
 def score(work: Path) -> None:
@@ -227,7 +241,9 @@ def score(work: Path) -> None:
     modelled = np.array([row["total_us"] + RATES.call_us for row in rows]) / 1e3
     cost = np.array([[1e6, row["macs"] / 1e3, row["weights"]] for row in rows]) / 1e6
     ratio = np.log(measured / modelled)
-    x = np.log(np.array([[row[name] + 1.0 for name in FEATURES] for row in rows]))
+    busy = np.array([[row[name] for name in FEATURES] for row in rows]) / 1e3
+    # scale-free: how large the program is, and how its units share the work
+    x = np.log(np.column_stack([busy[:, 0], busy[:, 1:] / busy[:, :1] + 1e-3, cost[:, 1:] / busy[:, :1] + 1e-3]))
     x = (x - x.mean(0)) / x.std(0)
 
     def factor(train: np.ndarray) -> Callable[[int], float]:
@@ -242,13 +258,14 @@ def score(work: Path) -> None:
             fits[phone] = np.linalg.lstsq(cost[own] / measured[own, None], np.ones(len(own)), rcond=None)[0]
         return lambda index: max(float(cost[index] @ fits[phones[index]]), 1e-3)
 
-    learned = corrected(x, ratio, networks, phones)
     count = len(rows)
     methods = {
         "schedule, a factor a phone": left_out(factor, count, networks),
         "line on MACs and weight bytes": left_out(line, count, networks),
-        "schedule and ridge": modelled * np.exp(left_out(learned, count, networks)),
-        "schedule and ridge, phone unseen": modelled * np.exp(left_out(learned, count, phones)),
+        "weights of busy times": left_out(busy_times(busy, measured, phones), count, networks),
+        "schedule and ridge": modelled * np.exp(left_out(from_levels(x, ratio, phones, ridge), count, networks)),
+        "schedule and trees": modelled * np.exp(left_out(from_levels(x, ratio, phones, trees), count, networks)),
+        "weights of busy times, phone unseen": left_out(busy_times(busy, measured, phones), count, phones),
     }
     facts = {
         "date": datetime.date.today().isoformat(),
@@ -282,6 +299,14 @@ def score(work: Path) -> None:
                 f"{found['worst']:>8.0%}{found['within_10']:>8.0%}{found['spearman']:>7.3f}{found['kendall']:>7.3f}"
             )
     append_rows("dsp_phones", out)
+    weights, factors = weigh(np.column_stack([np.ones(count), busy]), measured, phones)
+    print(
+        "on all of them: constant",
+        round(weights[0] * 1e3, 1),
+        "us, weights of",
+        dict(zip(FEATURES, weights[1:].round(3))),
+    )
+    print("factors:", {PHONES[str(names[phone])]: round(factor, 3) for phone, factor in factors.items()})
     detail = []
     for name in NETWORKS:
         own = [index for index, row in enumerate(rows) if row["network"] == name]

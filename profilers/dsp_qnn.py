@@ -13,6 +13,7 @@ import platform
 import tempfile
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler, middle
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.qnn_chips import Chip, find_chip
 from hwnas.profilers.qnn_compile import LIMIT_S, check_taken, compile_model, qnn_job, write_context
-from hwnas.profilers.qnn_schedule import Schedule, schedule
+from hwnas.profilers.qnn_schedule import CORRECTION, Schedule, schedule
 from hwnas.profilers.qnn_schematic import node_cycles
 from hwnas.profilers.qnn_session import PACKAGE, PROVIDER, missing_package, qnn_options, session_on_qnn
 from hwnas.profilers.qnn_worker import CSV
@@ -113,7 +114,7 @@ class DspQnn(Profiler):
             threads=self.threads,
             batch=self.batch,
             method=self.method,
-            protocol={"factor": self.chip.factor, "factor_fitted": self.chip.fitted},
+            protocol={"factor": self.chip.factor, "factor_fitted": self.chip.fitted, **asdict(CORRECTION)},
         )
 
     def measure(self, model: Model, protocol: Protocol | None = None) -> Measurement:
@@ -124,11 +125,11 @@ class DspQnn(Profiler):
         ModelError
             If it is not quantised, or Qualcomm's compiler does not make one program of it.
         """
-        ms = max(FLOOR_MS, self.chip.factor * self.schedule(model).total_us / 1e3)
+        ms = max(FLOOR_MS, self.chip.factor * sum(self.schedule(model).corrected_us().values()) / 1e3)
         return Measurement(ms, ms, ms, repeats=1, stable=True, method=self.method)
 
     def schedule(self, model: Model) -> Schedule:
-        """The modelled run of the model's program, before the chip's factor."""
+        """The modelled run of the model's program, before the correction and the chip's factor."""
         data = as_bytes(model)
         check_quantised(data, self.key)
         name = sha256(data).digest()
@@ -154,7 +155,7 @@ class DspQnn(Profiler):
     def kernel_shares(
         self, model: Model, nodes: Collection[str] | None = None, protocol: Protocol | None = None
     ) -> dict[str, float] | None:
-        """Divide the modelled time among the kernels: each has what its operators pushed the end by.
+        """Divide the modelled time among the kernels: each has what its operators do to the end.
 
         Raises
         ------
@@ -162,7 +163,7 @@ class DspQnn(Profiler):
             As `measure`, and if the program's names cannot be traced back.
         """
         data = as_bytes(model)
-        return _divided(data, self.schedule(data).parts_us, nodes)
+        return _divided(data, self.schedule(data).corrected_us(), nodes)
 
 
 class Snapdragon(OnnxRuntimeProfiler):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.profilers import qnn_schematic
-from hwnas.profilers.qnn_schedule import Rates, schedule
+from hwnas.profilers.qnn_schedule import Correction, Rates, schedule
 from hwnas.profilers.qnn_schematic import Operator, Schematic, node_cycles, read_schematic, read_trace
 from hwnas.spaces.errors import ModelError
 from tests.profilers.schematics import entry, schematic
@@ -123,6 +123,15 @@ def test_matrix_unit_has_its_own_queue_on_newer_chips() -> None:
     operators = {1: Operator("c", "hmx", 0, 3000, 0, ()), 2: hvx(), 3: hvx()}
     assert schedule(Schematic(operators, (1, 2, 3), (), (), ()), rates).total_us == pytest.approx(5)
     assert schedule(Schematic(operators, (2, 3), (1,), (), ()), rates).total_us == pytest.approx(3)
+
+
+def test_correction_weighs_what_units_do() -> None:
+    rates = Rates(dma_bytes=1000, hvx_bytes=1000, operator_us=0)
+    operators = {1: Operator("w", "dma", 5000, 0, 0, ()), 2: hvx(), 3: hvx((1, 2), "b")}
+    found = schedule(Schematic(operators, (1, 2, 3), (), (), ()), rates)
+    assert found.corrected_us(Correction(total=1)) == pytest.approx(found.parts_us)
+    weighed = found.corrected_us(Correction(total=0.5, dma=2, hmx=9, hvx=0.1))
+    assert weighed == pytest.approx({"a": 0.5 + 0.1, "w": 2 + 10, "b": 0.5 + 0.1})
 
 
 def test_disagreeing_order_ends_and_is_counted() -> None:
