@@ -300,12 +300,8 @@ def score(work: Path) -> None:
             )
     append_rows("dsp_phones", out)
     weights, factors = weigh(np.column_stack([np.ones(count), busy]), measured, phones)
-    print(
-        "on all of them: constant",
-        round(weights[0] * 1e3, 1),
-        "us, weights of",
-        dict(zip(FEATURES, weights[1:].round(3))),
-    )
+    named = dict(zip(("constant", *FEATURES), weights.round(4).tolist(), strict=True))
+    print("weights, fitted on all of them:", named)
     print("factors:", {PHONES[str(names[phone])]: round(factor, 3) for phone, factor in factors.items()})
     detail = []
     for name in NETWORKS:

@@ -17,7 +17,7 @@ import numpy as np
 from hwnas.profilers.model_io import first_line, random_input
 from hwnas.profilers.qnn_session import KINDS, qnn_options, session_on_qnn
 
-__all__ = ["main"]
+__all__ = ["main", "work"]
 
 JOB, MODEL, RESULT = "job.json", "model.onnx", "result.json"
 CSV, TRACE, CONTEXT = "profile.csv", "qnn_op_trace.json", "model_ctx.onnx"
@@ -30,6 +30,11 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     ----------
     job
         ``soc_model`` (None for the chip of this machine), ``runs`` and ``context`` (whether to write the binary).
+
+    Returns
+    -------
+    dict
+        ``compile_s``, the seconds that compiling took.
     """
     import onnxruntime
 
