@@ -41,26 +41,26 @@ class Chip:
         return f"{self.name} ({version}soc_model {self.soc_model})"
 
 
-#: Chips by id. The factors are medians of published over modelled latency, of one phone a chip: see
-#: docs/devices/dsp-qnn.md and benchmarks/dsp_phones.py.
+#: Chips by id. The factors are medians of published over modelled latency, of one phone a chip, and belong to
+#: `hwnas.profilers.qnn_schedule.CORRECTION`: benchmarks/dsp_phones.py prints both. 1 is the mean of five phones.
 CHIPS = {
     chip.soc_model: chip
     for chip in (
         Chip(30, "Snapdragon 888", 68),
         Chip(35, "Snapdragon 778G", 68),
-        Chip(36, "Snapdragon 8 Gen 1", 69, 1.15, True),
+        Chip(36, "Snapdragon 8 Gen 1", 69, 1.56, True),
         Chip(39, "SA8295P", 68),
-        Chip(43, "Snapdragon 8 Gen 2", 73, 0.97, True),
+        Chip(43, "Snapdragon 8 Gen 2", 73, 1.28, True),
         Chip(52, "SA8255P", 73),
-        Chip(57, "Snapdragon 8 Gen 3", 75, 0.70, True),
+        Chip(57, "Snapdragon 8 Gen 3", 75, 0.91, True),
         Chip(60, "Snapdragon X Elite", 73),
         Chip(67, "SA7255P", 75),
-        Chip(69, "Snapdragon 8 Elite", 79, 0.61, True),
+        Chip(69, "Snapdragon 8 Elite", 79, 0.79, True),
         Chip(77, "Dragonwing IQ-9075", 73),
         Chip(78, "Dragonwing Q-6690", 73),
         Chip(82, "Dragonwing IQ-8275", 75),
         Chip(86, "Snapdragon 7 Gen 4", 73),
-        Chip(87, "Snapdragon 8 Elite Gen 5", 81, 0.74, True),
+        Chip(87, "Snapdragon 8 Elite Gen 5", 81, 0.70, True),
         Chip(88, "Snapdragon X2 Elite", 81),
         Chip(93, "Dragonwing QCS6490", 68),
     )
