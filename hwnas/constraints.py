@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 
 from hwnas.costs import AdditiveCost, Cost, GraphCost, MaxCost, RatioCost
+from hwnas.latency_tables.device import plain_key
 from hwnas.nearest import Bound
 from hwnas.pricing import CostModel, LatencyModel
 from hwnas.sampler import FeasibleSampler
@@ -149,7 +150,7 @@ def parse_constraint(
     if match["relation"] not in ("<=", ">=", "≤", "≥"):
         raise ConfigError(f"the constraint {text!r} has {match['relation']!r}; write <= or >=")
     relation = {"≤": "<=", "≥": ">="}.get(match["relation"], match["relation"])
-    device = match["device"]
+    device = match["device"] and plain_key(match["device"])
     if facts.device and not device:
         raise ConfigError(f"{metric} in {text!r} needs a device; write it as {metric}@cpu-onnxruntime, say")
     if device is not None and not facts.device:

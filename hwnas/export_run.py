@@ -30,6 +30,8 @@ class ExportResult:
         Latency on each device of the run that is here, in this precision, and its interval; empty if not asked for.
     method
         How these numbers came to be: ``measured``, ``simulated``, ...
+    compiled
+        Files for the target that the export was asked for; empty without one.
     """
 
     onnx: str
@@ -40,14 +42,16 @@ class ExportResult:
     latency_ms: dict[str, float]
     interval_ms: dict[str, tuple[float, float]]
     method: str | None
+    compiled: tuple[str, ...] = ()
 
 
 def export_run(
     run: str | Path,
     *,
-    precision: str = "float32",
+    precision: str | None = None,
     output: str | Path | None = None,
     measure: bool = True,
+    target: str | None = None,
     data_root: str | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -58,11 +62,14 @@ def export_run(
     run
         Folder of a finished run.
     precision
-        ``float32`` or ``int8`` (static QDQ, calibrated on training images).
+        ``float32`` or ``int8`` (static QDQ, calibrated on training images); None takes what the target needs, or
+        float32.
     output
         The file to write; ``best.onnx`` or ``best.int8.onnx`` in the run folder if not given.
     measure
-        Whether to measure.
+        Whether to measure, on the target too.
+    target
+        Device key of one that loads a compiled form, such as ``dsp-qnn:57``, which is written beside the file.
     data_root
         Folder of the data set, if it is not where the run found it.
     progress
@@ -71,18 +78,28 @@ def export_run(
     Raises
     ------
     ConfigError
-        If the run has no winner yet, or the precision is unknown.
+        If the run has no winner yet, the precision is unknown or not the target's, or the target loads ONNX files.
+    DeviceUnavailable
+        If the target's compiler is not here.
     """
     from hwnas.data import load_data
     from hwnas.delivery import latency_notes
     from hwnas.export import annotate, verify
     from hwnas.plan import SearchSettings
+    from hwnas.profilers import Profiler, Protocol, get_profiler
     from hwnas.quantize import quantize_onnx
     from hwnas.run import Run
     from hwnas.spaces.space import get_space
 
+    device: Profiler | None = None if target is None else get_profiler(target)
+    if device is not None and type(device).write_deployable is Profiler.write_deployable:
+        raise ConfigError(f"{device.name} loads ONNX files as they are; leave out --target")
+    needed = "float32" if device is None else device.file_precision
+    precision = precision or needed
     if precision not in PRECISIONS:
         raise ConfigError(f"there is no export in {precision!r}; choose {' or '.join(PRECISIONS)}")
+    if device is not None and precision != needed:
+        raise ConfigError(f"{device.key} takes {needed} files, not {precision}; leave out --precision")
     opened = Run.open(run, write=False)
     best = opened.best
     if best is None:
@@ -101,32 +118,39 @@ def export_run(
     tag = "".join(map(str, best["architecture"]))
     source = opened.path / "finalists" / f"{tag}.onnx"
     if precision == "float32":
-        target = Path(output) if output is not None else opened.path / "best.float32.onnx"
+        file = Path(output) if output is not None else opened.path / "best.float32.onnx"
         _report(progress, 0, "testing")
         accuracy = float32 = verify(source, data).onnx_accuracy
-        atomic_write(target, source.read_bytes())
+        atomic_write(file, source.read_bytes())
     else:
-        target = Path(output) if output is not None else opened.path / "best.int8.onnx"
+        file = Path(output) if output is not None else opened.path / "best.int8.onnx"
         _report(progress, 0, "quantising and testing")
-        quantised = quantize_onnx(source, target, data=data, seed=settings.seed)
+        quantised = quantize_onnx(source, file, data=data, seed=settings.seed)
         accuracy, float32 = quantised.int8_accuracy, quantised.float_accuracy
     measured: dict[str, Any] = {}
     if measure:
         _report(progress, 1, "measuring")
-        measured = measure_file(target, settings, precision)
-        for device, result in measured.items():
+        measured = measure_file(file, settings, precision)
+        if device is not None and device.key not in measured:
+            measured[device.key] = device.measure(file.read_bytes(), Protocol().for_networks())
+        for key, result in measured.items():
             latency = latency_notes(result.method, result.median_ms, (result.low_ms, result.high_ms))
-            annotate(target, {"device": device, "method": result.method, **latency})
+            annotate(file, {"device": key, "method": result.method, **latency})
+    compiled: tuple[Path, ...] = ()
+    if device is not None:
+        _report(progress, 1, f"compiling for {device.key}")
+        compiled = device.write_deployable(file.read_bytes(), file)
     _report(progress, 2, "done")
     return ExportResult(
-        onnx=str(target),
+        onnx=str(file),
         precision=precision,
-        bytes=target.stat().st_size,
+        bytes=file.stat().st_size,
         accuracy=accuracy,
         float32_accuracy=float32,
-        latency_ms={device: result.median_ms for device, result in measured.items()},
-        interval_ms={device: (result.low_ms, result.high_ms) for device, result in measured.items()},
+        latency_ms={key: result.median_ms for key, result in measured.items()},
+        interval_ms={key: (result.low_ms, result.high_ms) for key, result in measured.items()},
         method=next((result.method for result in measured.values()), None),
+        compiled=tuple(map(str, compiled)),
     )
 
 

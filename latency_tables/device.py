@@ -15,7 +15,7 @@ from typing import Any
 
 from hwnas.spaces.errors import TableError
 
-__all__ = ["METHODS", "DeviceRecord", "check_key", "host_facts", "now"]
+__all__ = ["METHODS", "DeviceRecord", "check_key", "host_facts", "now", "plain_key"]
 
 #: How a latency can come to be; numbers of different methods never share a table.
 METHODS = ("measured", "modelled", "vendor-estimate", "simulated")
@@ -36,6 +36,11 @@ _HARDWARE = ("cpu", "machine", "family", "model", "flags")
 def now() -> str:
     """The present time, ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def plain_key(text: str) -> str:
+    """A device key as tables are called: ``dsp-qnn:57`` is ``dsp-qnn.57``, as not every system has colons in names."""
+    return text.strip().replace(":", ".")
 
 
 def check_key(key: str) -> str:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwnas.latency_tables.device import DeviceRecord, check_key
+from hwnas.latency_tables.device import DeviceRecord, check_key, plain_key
 from hwnas.latency_tables.table import LatencyTable
 from hwnas.spaces.errors import ConfigError, TableError
 
@@ -77,7 +77,7 @@ def find_table(key: str, root: str | os.PathLike[str] | None = None) -> LatencyT
     TableError
         If there is none (the message says how to make it), or it is damaged.
     """
-    check_key(key)
+    key = check_key(plain_key(key))
     for place in _roots(root):
         if (place / key / "device.json").is_file():
             return LatencyTable.load(place / key)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from hwnas.latency_tables.device import plain_key
 from hwnas.profilers.protocol import Protocol
 from hwnas.spaces.errors import ConfigError, HwnasError
 from hwnas.spaces.registry import Registry
@@ -37,6 +38,7 @@ profilers = Registry(
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
         "cpu-tvm-rpc": "hwnas.profilers.cpu_tvm_rpc:CpuTvmRpc",
         "dsp-hexagon-sim": "hwnas.profilers.dsp_hexagon_sim:DspHexagonSim",
+        "dsp-qnn": "hwnas.profilers.dsp_qnn:DspQnn",
         "gpu-cuda": "hwnas.profilers.gpu_cuda:GpuCuda",
         "gpu-openvino": "hwnas.profilers.gpu_openvino:GpuOpenVino",
         "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
@@ -101,7 +103,7 @@ def get_profiler(key: str, *, tables: str | None = None, **options: Any) -> Prof
     Parameters
     ----------
     key
-        Registered name, then qualifiers separated by dots.
+        Registered name, then qualifiers separated by dots; ``dsp-qnn:57`` is the same as ``dsp-qnn.57``.
     tables
         Folder of tables, for a device that keeps something beside its own; others do not need it.
     options
@@ -116,9 +118,9 @@ def get_profiler(key: str, *, tables: str | None = None, **options: Any) -> Prof
     """
     from hwnas.spaces.errors import DeviceUnavailable
 
-    name, _, rest = key.strip().partition(".")
+    name, _, rest = plain_key(key).partition(".")
     qualifiers = rest.split(".") if rest else []
-    if not name or "" in qualifiers or key.strip().endswith("."):
+    if not name or "" in qualifiers or plain_key(key).endswith("."):
         raise ConfigError(f"{key!r} is not a device; write a name such as cpu-onnxruntime or cpu-onnxruntime.int8")
     cls: type[Profiler] = profilers.get(name)
     for option in options:

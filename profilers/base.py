@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from hwnas.latency_tables import DeviceRecord, host_facts
@@ -200,6 +201,30 @@ class Profiler(ABC):
             if progress is not None:
                 progress(done, len(models), str(key))
             yield key, result
+
+    def write_deployable(self, model: Model, path: Path) -> tuple[Path, ...]:
+        """Write what this device loads instead of an ONNX file, beside `path`.
+
+        Parameters
+        ----------
+        model
+            The model, in `file_precision`.
+        path
+            The ONNX file; what is written is called after it and the device.
+
+        Returns
+        -------
+        tuple of Path
+            The files.
+
+        Raises
+        ------
+        ConfigError
+            If the device loads ONNX files as they are.
+        ModelError
+            If it does not take the model.
+        """
+        raise ConfigError(f"{self.name} loads ONNX files as they are; there is nothing to compile for it")
 
     def kernel_shares(
         self,

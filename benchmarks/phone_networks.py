@@ -1,0 +1,355 @@
+"""Networks whose latencies on phones Qualcomm publishes, rebuilt: widths, depths and sizes of the publications.
+
+Weights are random. Where the published file's graph is known to differ, the function says so. `NETWORKS` gives each
+the name under which its latencies are published (``model|component`` of the package ``qai-hub-models``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import onnx
+from onnx_net import Net
+from zoo import (
+    V3_LARGE,
+    convnext,
+    densenet,
+    eights,
+    googlenet,
+    mobilenet_v2,
+    mobilenet_v3,
+    regnet,
+    resnet,
+    shufflenet_v2,
+    squeezenet,
+    start,
+    vit,
+)
+
+from hwnas.spaces.graph import Graph
+
+
+def bottlenecks(depths: tuple[int, ...], ratio: int, groups: int = 1) -> Graph:
+    """ResNets of bottlenecks with `ratio` times 64, 128, ... channels inside: Wide-ResNet, ResNeXt 32x8d."""
+    net = start(224)
+    x = net.pool(net.conv("input", 64, 7, 2, "relu"))
+    for stage, depth in enumerate(depths):
+        base = 64 * 2**stage
+        for index in range(depth):
+            x = net.bottleneck(x, 4 * base, ratio * base, 2 if index == 0 and stage else 1, 3, groups)
+    return net.classifier(x)
+
+
+def efficientnet_lite4() -> Graph:
+    """Width 1.4, depth 1.8; stem, head, first and last stage are not scaled in depth."""
+    net = start(300)
+    x = net.conv("input", 32, 3, 2, "relu6")
+    rows = ((1, 24, 1, 3, 1), (6, 32, 4, 3, 2), (6, 56, 4, 5, 2), (6, 112, 6, 3, 2))
+    rows += ((6, 160, 6, 5, 1), (6, 272, 8, 5, 2), (6, 448, 1, 3, 1))
+    for e, o, n, k, s in rows:
+        for index in range(n):
+            x = net.inverted(x, o, e * net.channels(x), k, s if index == 0 else 1, "relu6")
+    return net.classifier(net.conv(x, 1280, 1, 1, "relu6"))
+
+
+def mobilenet_v4() -> onnx.ModelProto:
+    """MobileNetV4-Conv-M: universal inverted bottlenecks, at 224."""
+    net = Net((1, 3, 224, 224))
+    x = net.conv(net.conv("input", 32, 3, 2), 128, 3, 2)
+    x = net.conv(x, 48, 1, act=None)
+    stages = (
+        (80, ((3, 5, 2, 4), (3, 3, 1, 2))),
+        (160, ((3, 5, 2, 6), (3, 3, 1, 4), (3, 3, 1, 4), (3, 5, 1, 4), (3, 3, 1, 4), (3, 0, 1, 4), (0, 0, 1, 2))),
+        (160, ((3, 0, 1, 4),)),
+        (256, ((5, 5, 2, 6), (5, 5, 1, 4), (3, 5, 1, 4), (3, 5, 1, 4), (0, 0, 1, 4), (3, 0, 1, 4), (3, 5, 1, 2))),
+        (256, ((5, 5, 1, 4), (0, 0, 1, 4), (0, 0, 1, 4), (5, 0, 1, 2))),
+    )
+    for o, blocks in stages:
+        for first, middle, s, e in blocks:
+            y = net.depthwise(x, first, 1 if middle else s, None) if first else x
+            y = net.conv(y, eights(e * net.channels[x]))
+            y = net.depthwise(y, middle, s) if middle else y
+            y = net.conv(y, o, act=None)
+            x = net.add(x, y) if s == 1 and net.channels[x] == o else y
+    return net.model(net.linear(net.conv(net.mean(net.conv(x, 960)), 1280), 1000))
+
+
+def inception_v3() -> onnx.ModelProto:
+    net = Net((1, 3, 299, 299))
+    c = net.conv
+    x = c(c(c("input", 32, 3, 2, p=0), 32, 3, p=0), 64, 3)
+    x = net.pool(c(c(net.pool(x, p=0), 80), 192, 3, p=0), p=0)
+    for pooled in (32, 64, 64):
+        five, three = c(c(x, 48), 64, 5), c(c(c(x, 64), 96, 3), 96, 3)
+        x = net.concat(c(x, 64), five, three, c(net.pool(x, 3, 1, 1, "Average"), pooled))
+    x = net.concat(c(x, 384, 3, 2, p=0), c(c(c(x, 64), 96, 3), 96, 3, 2, p=0), net.pool(x, p=0))
+    for w in (128, 160, 160, 192):
+        seven = c(c(c(x, w), w, (1, 7)), 192, (7, 1))
+        twice = c(c(c(c(c(x, w), w, (7, 1)), w, (1, 7)), w, (7, 1)), 192, (1, 7))
+        x = net.concat(c(x, 192), seven, twice, c(net.pool(x, 3, 1, 1, "Average"), 192))
+    seven = c(c(c(c(x, 192), 192, (1, 7)), 192, (7, 1)), 192, 3, 2, p=0)
+    x = net.concat(c(c(x, 192), 320, 3, 2, p=0), seven, net.pool(x, p=0))
+    for _ in range(2):
+        a, b = c(x, 384), c(c(x, 448), 384, 3)
+        sides = [c(y, 384, k) for y in (a, b) for k in ((1, 3), (3, 1))]
+        x = net.concat(c(x, 320), *sides, c(net.pool(x, 3, 1, 1, "Average"), 192))
+    return net.model(net.linear(net.mean(x), 1000))
+
+
+def inception_v4() -> onnx.ModelProto:
+    net = Net((1, 3, 299, 299))
+    c = net.conv
+    x = c(c(c("input", 32, 3, 2, p=0), 32, 3, p=0), 64, 3)
+    x = net.concat(net.pool(x, p=0), c(x, 96, 3, 2, p=0))
+    long = c(c(c(c(x, 64), 64, (1, 7)), 64, (7, 1)), 96, 3, p=0)
+    x = net.concat(c(c(x, 64), 96, 3, p=0), long)
+    x = net.concat(c(x, 192, 3, 2, p=0), net.pool(x, p=0))
+    for _ in range(4):
+        three, twice = c(c(x, 64), 96, 3), c(c(c(x, 64), 96, 3), 96, 3)
+        x = net.concat(c(x, 96), three, twice, c(net.pool(x, 3, 1, 1, "Average"), 96))
+    x = net.concat(c(x, 384, 3, 2, p=0), c(c(c(x, 192), 224, 3), 256, 3, 2, p=0), net.pool(x, p=0))
+    for _ in range(7):
+        seven = c(c(c(x, 192), 224, (1, 7)), 256, (7, 1))
+        twice = c(c(c(c(c(x, 192), 192, (7, 1)), 224, (1, 7)), 224, (7, 1)), 256, (1, 7))
+        x = net.concat(c(x, 384), seven, twice, c(net.pool(x, 3, 1, 1, "Average"), 128))
+    seven = c(c(c(c(x, 256), 256, (1, 7)), 320, (7, 1)), 320, 3, 2, p=0)
+    x = net.concat(c(c(x, 192), 192, 3, 2, p=0), seven, net.pool(x, p=0))
+    for _ in range(3):
+        a, b = c(x, 384), c(c(c(x, 384), 448, (3, 1)), 512, (1, 3))
+        sides = [c(y, 256, k) for y in (a, b) for k in ((1, 3), (3, 1))]
+        x = net.concat(c(x, 256), *sides, c(net.pool(x, 3, 1, 1, "Average"), 256))
+    return net.model(net.linear(net.mean(x), 1000))
+
+
+def yamnet() -> onnx.ModelProto:
+    """MobileNetV1 on a spectrogram of 96 × 64."""
+    net = Net((1, 1, 96, 64))
+    x = net.conv("input", 32, 3, 2)
+    for o, s in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)):
+        x = net.conv(net.depthwise(x, 3, s), o)
+    return net.model(net.act(net.linear(net.mean(x), 521), "sigmoid"))
+
+
+def posenet() -> onnx.ModelProto:
+    """MobileNetV1 with a stride of 16 on 513 × 257, and four heads."""
+    net = Net((1, 3, 513, 257))
+    x = net.conv("input", 32, 3, 2, "relu6")
+    for o, s, d in ((64, 1, 1), (128, 2, 1), (128, 1, 1), (256, 2, 1), (256, 1, 1), (512, 2, 1), *[(512, 1, 1)] * 5):
+        x = net.conv(net.conv(x, net.channels[x], 3, s, "relu6", net.channels[x], d=d), o, act="relu6")
+    for o, d in ((1024, 1), (1024, 2)):
+        x = net.conv(net.conv(x, net.channels[x], 3, 1, "relu6", net.channels[x], d=d), o, act="relu6")
+    heat = net.conv(x, 17, act="sigmoid")
+    return net.model(heat, *(net.conv(x, o, act=None) for o in (34, 32, 32)))
+
+
+def dncnn() -> onnx.ModelProto:
+    """Seventeen convolutions, without BatchNorm; the noise is subtracted."""
+    net = Net((1, 1, 256, 256))
+    x = net.conv("input", 64, 3)
+    for _ in range(15):
+        x = net.conv(x, 64, 3)
+    return net.model(net.add("input", net.conv(x, 1, 3, act=None)))
+
+
+def quicksrnet(width: int, middle: int, tail: int = 0) -> onnx.ModelProto:
+    """QuickSRNet, four times larger."""
+    net = Net((1, 3, 128, 128))
+    x = net.conv("input", width, 3, act="hardtanh")
+    for _ in range(middle + tail):
+        x = net.conv(x, width, 3, act="hardtanh")
+    return net.model(net.to_space(net.conv(x, 48, 3, act=None), 4))
+
+
+def sesr() -> onnx.ModelProto:
+    """SESR-M5 with its blocks collapsed, four times larger."""
+    net = Net((1, 3, 128, 128))
+    first = x = net.conv("input", 16, 5, act="prelu")
+    for _ in range(5):
+        x = net.conv(x, 16, 3, act="prelu")
+    return net.model(net.to_space(net.conv(net.add(x, first), 48, 5, act=None), 4))
+
+
+def xlsr() -> onnx.ModelProto:
+    """XLSR: three blocks of grouped convolutions, four groups of eight channels."""
+    net = Net((1, 3, 128, 128))
+    side = net.conv("input", 16, 3, act=None)
+    x = net.conv("input", 32, 3, act=None)
+    for _ in range(3):
+        parts = [net.conv(net.slice(x, 8 * g, 8 * g + 8), 8, 3, act=None) for g in range(4)]
+        y = net.act(net.concat(*parts), "relu")
+        x = net.conv(y, 32, act=None)
+    x = net.conv(net.conv(net.concat(x, side), 32), 48, 3, act=None)
+    return net.model(net.act(net.to_space(x, 4), "hardtanh"))
+
+
+def srresnet() -> onnx.ModelProto:
+    net = Net((1, 3, 128, 128))
+    first = x = net.conv("input", 64, 9, act="prelu")
+    for _ in range(16):
+        x = net.add(x, net.conv(net.conv(x, 64, 3, act="prelu"), 64, 3, act=None))
+    x = net.add(first, net.conv(x, 64, 3, act=None))
+    for _ in range(2):
+        x = net.act(net.to_space(net.conv(x, 256, 3, act=None), 2), "prelu")
+    return net.model(net.conv(x, 3, 9, act="hardtanh"))
+
+
+def compact_esrgan() -> onnx.ModelProto:
+    """Real-ESRGAN's compact network: 32 convolutions of 64 channels, the enlarged input is added."""
+    net = Net((1, 3, 128, 128))
+    x = net.conv("input", 64, 3, act="prelu")
+    for _ in range(32):
+        x = net.conv(x, 64, 3, act="prelu")
+    x = net.to_space(net.conv(x, 48, 3, act=None), 4)
+    return net.model(net.add(x, net.resize("input", 4)))
+
+
+def rrdb_esrgan() -> onnx.ModelProto:
+    """Real-ESRGAN's large network: 23 residual blocks of three dense blocks; the scales of 0.2 are folded."""
+    net = Net((1, 3, 128, 128))
+    first = x = net.conv("input", 64, 3, act=None)
+    for _ in range(23):
+        outer = x
+        for _ in range(3):
+            dense = [x]
+            for _ in range(4):
+                joined = dense[0] if len(dense) == 1 else net.concat(*dense)
+                dense.append(net.conv(joined, 32, 3, act="leaky"))
+            x = net.add(x, net.conv(net.concat(*dense), 64, 3, act=None))
+        x = net.add(outer, x)
+    x = net.add(first, net.conv(x, 64, 3, act=None))
+    for _ in range(2):
+        x = net.conv(net.resize(x, 2), 64, 3, act="leaky")
+    return net.model(net.conv(net.conv(x, 64, 3, act="leaky"), 3, 3, act=None))
+
+
+def unet() -> onnx.ModelProto:
+    net = Net((1, 3, 640, 1280))
+    x = net.conv(net.conv("input", 64, 3), 64, 3)
+    kept = []
+    for o in (128, 256, 512, 1024):
+        kept.append(x)
+        x = net.conv(net.conv(net.pool(x, 2, 2, 0), o, 3), o, 3)
+    for o in (512, 256, 128, 64):
+        x = net.concat(kept.pop(), net.up_conv(x, o))
+        x = net.conv(net.conv(x, o, 3), o, 3)
+    return net.model(net.conv(x, 2, act=None))
+
+
+def fcn_resnet50() -> onnx.ModelProto:
+    """ResNet-50 with a stride of eight, and a head; the last enlargement is eightfold and linear."""
+    net = Net((1, 3, 520, 520))
+    x = net.pool(net.conv("input", 64, 7, 2))
+    for stage, (depth, base, s, d) in enumerate(((3, 64, 1, 1), (4, 128, 2, 1), (6, 256, 1, 2), (3, 512, 1, 4))):
+        for index in range(depth):
+            # the first block of a stage that is dilated instead of strided keeps the dilation before it
+            step, wide = (s, max(1, d // 2) if stage > 1 else d) if index == 0 else (1, d)
+            y = net.conv(net.conv(net.conv(x, base), base, 3, step, d=wide), 4 * base, act=None)
+            x = net.add(y, x if index else net.conv(x, 4 * base, 1, step, act=None), act="relu")
+    x = net.conv(net.conv(x, 512, 3), 21, act=None)
+    return net.model(net.resize(x, 8, "linear"))
+
+
+def hrnet(width: int, shape: tuple[int, int, int, int], face: bool) -> onnx.ModelProto:
+    """HRNet for poses (its finest branch ends it), or for faces (all branches, enlarged)."""
+    net = Net(shape)
+
+    def basic(x: str) -> str:
+        o = net.channels[x]
+        return net.add(x, net.conv(net.conv(x, o, 3), o, 3, act=None), act="relu")
+
+    x = net.conv(net.conv("input", 64, 3, 2), 64, 3, 2)
+    for index in range(4):
+        y = net.conv(net.conv(net.conv(x, 64), 64, 3), 256, act=None)
+        x = net.add(y, x if index else net.conv(x, 256, act=None), act="relu")
+    branches = [net.conv(x, width, 3), net.conv(x, 2 * width, 3, 2)]
+    for modules, count in ((1, 2), (4, 3), (3, 4)):
+        if len(branches) < count:
+            branches.append(net.conv(branches[-1], width * 2 ** (count - 1), 3, 2))
+        for module in range(modules):
+            for index, x in enumerate(branches):
+                for _ in range(4):
+                    x = basic(x)
+                branches[index] = x
+            last = count == 4 and module == modules - 1 and not face
+            branches = [_fused(net, branches, index, width) for index in range(1 if last else count)]
+    if not face:
+        return net.model(net.conv(branches[0], 17, act=None))
+    x = net.concat(branches[0], *(net.resize(b, 2 ** (i + 1), "linear") for i, b in enumerate(branches[1:])))
+    return net.model(net.conv(net.conv(x, 15 * width), 29, act=None))
+
+
+def _fused(net: Net, branches: list[str], target: int, width: int) -> str:
+    parts = []
+    for source, x in enumerate(branches):
+        if source > target:
+            x = net.resize(net.conv(x, width * 2**target, act=None), 2 ** (source - target))
+        for step in range(source, target):
+            last = step == target - 1
+            x = net.conv(x, width * 2**target if last else net.channels[x], 3, 2, None if last else "relu")
+        parts.append(x)
+    return net.add(*parts, act="relu")
+
+
+def osnet() -> onnx.ModelProto:
+    net = Net((1, 3, 256, 128))
+
+    def block(x: str, o: int) -> str:
+        middle, streams = o // 4, []
+        entry = net.conv(x, middle)
+        for depth in range(1, 5):
+            y = entry
+            for _ in range(depth):
+                y = net.depthwise(net.conv(y, middle, act=None))
+            gate = net.conv(net.conv(net.mean(y), middle // 16), middle, act="sigmoid")
+            streams.append(net.mul(y, gate))
+        y = net.conv(net.add(*streams), o, act=None)
+        return net.add(y, x if net.channels[x] == o else net.conv(x, o, act=None), act="relu")
+
+    x = net.pool(net.conv("input", 64, 7, 2))
+    for o, shrink in ((256, True), (384, True), (512, False)):
+        x = block(block(x, o), o)
+        if shrink:
+            x = net.pool(net.conv(x, o), 2, 2, 0, "Average")
+    return net.model(net.act(net.linear(net.mean(net.conv(x, 512)), 512), "relu"))
+
+
+#: published name to what builds the network
+NETWORKS: dict[str, Callable[[], Graph | onnx.ModelProto]] = {
+    "resnet18|ResNet18": partial(resnet, (2, 2, 2, 2), False),
+    "resnet50|ResNet50": partial(resnet, (3, 4, 6, 3), True),
+    "resnet101|ResNet101": partial(resnet, (3, 4, 23, 3), True),
+    "resnext50|ResNeXt50": partial(resnet, (3, 4, 6, 3), True, 224, 1.0, 4),
+    "resnext101|ResNeXt101": partial(bottlenecks, (3, 4, 23, 3), 4, 32),
+    "wideresnet50|WideResNet50": partial(bottlenecks, (3, 4, 6, 3), 2),
+    "mobilenet_v2|MobileNet-v2": mobilenet_v2,
+    "mobilenet_v3_large|MobileNet-v3-Large": partial(mobilenet_v3, V3_LARGE, 1280),
+    "mobilenet_v4|MobileNet-v4": mobilenet_v4,
+    "shufflenet_v2|Shufflenet-v2": partial(shufflenet_v2, (116, 232, 464, 1024)),
+    "squeezenet1_1|SqueezeNet-1.1": partial(squeezenet, False),
+    "googlenet|GoogLeNet": googlenet,
+    "inception_v3|Inception-v3": inception_v3,
+    "inception_v4|Inception-v4": inception_v4,
+    "densenet121|DenseNet-121": partial(densenet, (6, 12, 24, 16)),
+    "regnet|RegNet": partial(regnet, (2, 6, 15, 2), (96, 192, 432, 1008), 48),
+    "regnet_y_800mf|RegNet-Y-800MF": partial(regnet, (1, 3, 8, 2), (64, 144, 320, 784), 16, True),
+    "efficientnet_lite4|EfficientNet-Lite4": efficientnet_lite4,
+    "convnext_tiny|ConvNext-Tiny": partial(convnext, (3, 3, 9, 3), (96, 192, 384, 768)),
+    "vit|VIT": partial(vit, 768, 12, 12),
+    "yamnet|YamNet": yamnet,
+    "posenet_mobilenet|Posenet-Mobilenet": posenet,
+    "dncnn|DnCNN": dncnn,
+    "quicksrnetsmall|QuickSRNetSmall": partial(quicksrnet, 32, 2),
+    "quicksrnetmedium|QuickSRNetMedium": partial(quicksrnet, 32, 5),
+    "quicksrnetlarge|QuickSRNetLarge": partial(quicksrnet, 64, 11, 1),
+    "sesr_m5|SESR-M5": sesr,
+    "xlsr|XLSR": xlsr,
+    "srgan|SRGAN": srresnet,
+    "real_esrgan_general_x4v3|Real-ESRGAN-General-x4v3": compact_esrgan,
+    "real_esrgan_x4plus|Real-ESRGAN-x4plus": rrdb_esrgan,
+    "unet_segmentation|Unet-Segmentation": unet,
+    "fcn_resnet50|FCN-ResNet50": fcn_resnet50,
+    "hrnet_pose|HRNetPose": partial(hrnet, 32, (1, 3, 256, 192), False),
+    "hrnet_face|HRNetFace": partial(hrnet, 18, (1, 3, 256, 256), True),
+    "osnet|OSNet": osnet,
+}

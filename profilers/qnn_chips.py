@@ -1,0 +1,103 @@
+"""Chips with a Hexagon tensor processor: their ids in Qualcomm's compiler, the phones that carry them.
+
+Ids, architectures and phones are facts of the list of devices in Qualcomm's package ``qai-hub-models`` 0.65.0 (BSD-3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwnas.spaces.errors import ConfigError
+
+__all__ = ["CHIPS", "PHONES", "Chip", "find_chip"]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A chip that can be compiled for.
+
+    Attributes
+    ----------
+    soc_model
+        Its id, as Qualcomm's compiler takes it.
+    name
+        Its name on the market; of an id that is not in `CHIPS`, the id.
+    hexagon
+        Version of its Hexagon architecture, such as 75; 0 if it is not known.
+    factor
+        What the schedule model's microseconds are multiplied by, see `hwnas.profilers.qnn_schedule`.
+    fitted
+        Whether `factor` was fitted on latencies published for this chip; else it is 1.
+    """
+
+    soc_model: int
+    name: str
+    hexagon: int
+    factor: float = 1.0
+    fitted: bool = False
+
+    def __str__(self) -> str:
+        version = f"Hexagon v{self.hexagon}, " if self.hexagon else ""
+        return f"{self.name} ({version}soc_model {self.soc_model})"
+
+
+#: Chips by id. The factors are medians of published over modelled latency, of one phone a chip, and belong to
+#: `hwnas.profilers.qnn_schedule.CORRECTION`: benchmarks/dsp_phones.py prints both. 1 is the mean of five phones.
+CHIPS = {
+    chip.soc_model: chip
+    for chip in (
+        Chip(30, "Snapdragon 888", 68),
+        Chip(35, "Snapdragon 778G", 68),
+        Chip(36, "Snapdragon 8 Gen 1", 69, 1.56, True),
+        Chip(39, "SA8295P", 68),
+        Chip(43, "Snapdragon 8 Gen 2", 73, 1.28, True),
+        Chip(52, "SA8255P", 73),
+        Chip(57, "Snapdragon 8 Gen 3", 75, 0.91, True),
+        Chip(60, "Snapdragon X Elite", 73),
+        Chip(67, "SA7255P", 75),
+        Chip(69, "Snapdragon 8 Elite", 79, 0.79, True),
+        Chip(77, "Dragonwing IQ-9075", 73),
+        Chip(78, "Dragonwing Q-6690", 73),
+        Chip(82, "Dragonwing IQ-8275", 75),
+        Chip(86, "Snapdragon 7 Gen 4", 73),
+        Chip(87, "Snapdragon 8 Elite Gen 5", 81, 0.70, True),
+        Chip(88, "Snapdragon X2 Elite", 81),
+        Chip(93, "Dragonwing QCS6490", 68),
+    )
+}
+
+#: Phones and boards, by the name that a device key takes, with the id of their chip.
+PHONES = {
+    "galaxy-s21": 30,
+    "galaxy-a73": 35,
+    "galaxy-s22": 36,
+    "galaxy-tab-s8": 36,
+    "xiaomi-12": 36,
+    "galaxy-s23": 43,
+    "qcs8550": 43,
+    "galaxy-s24": 57,
+    "galaxy-s25": 69,
+    "galaxy-s26": 87,
+    "snapdragon-x-elite": 60,
+    "snapdragon-x2-elite": 88,
+    "rb3-gen2": 93,
+}
+
+
+def find_chip(variant: str) -> Chip:
+    """The chip that a part of a device key names: an id such as ``57``, or a phone such as ``galaxy-s24``.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
+    if variant in PHONES:
+        return CHIPS[PHONES[variant]]
+    if variant.isascii() and variant.isdigit() and 0 < len(variant) <= 4:
+        number = int(variant)
+        return CHIPS.get(number, Chip(number, f"chip {number}", 0))
+    raise ConfigError(
+        f"dsp-qnn knows no chip {variant!r}; write Qualcomm's id of it, such as dsp-qnn:57, or one of "
+        f"{', '.join(sorted(PHONES))}"
+    )

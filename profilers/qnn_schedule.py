@@ -1,0 +1,225 @@
+"""How long a compiled program takes on a Hexagon tensor processor: a model of its units, nothing measured.
+
+The compiler fixes which unit runs what, and in which order. The model replays that order: one queue of transfers, one
+matrix unit (driven by the main thread up to Hexagon v79, by a queue of its own from v81 on), four vector threads; an
+operator starts when its unit is free and its inputs are ready.
+What an operator takes is bytes or products over a rate.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from hwnas.profilers.qnn_schematic import Operator, Schematic
+
+__all__ = ["CORRECTION", "RATES", "Correction", "Rates", "Schedule", "schedule"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The constants of the model; bytes and products are per microsecond.
+
+    Attributes
+    ----------
+    dma_bytes
+        Main memory, through the transfer engine.
+    hmx_macs, hmx_bytes
+        Padded products of the matrix unit, and bytes that it moves on the chip; the slower of the two counts.
+    hvx_bytes
+        Bytes that one vector thread moves.
+    operator_us
+        What beginning an operator costs.
+    threads
+        Vector threads.
+    call_us
+        What beginning an inference costs; of use where whole latencies are compared, see `Schedule`.
+    """
+
+    dma_bytes: float = 50e3
+    hmx_macs: float = 12e6
+    hmx_bytes: float = 400e3
+    hvx_bytes: float = 60e3
+    operator_us: float = 0.3
+    threads: int = 4
+    call_us: float = 60.0
+
+
+#: Chosen by hand as round numbers of the right size, before any comparison.
+RATES = Rates()
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What was learned from published latencies: how much of each modelled time to count.
+
+    Attributes
+    ----------
+    total
+        Weight of the time by which an operator pushes the end of the schedule.
+    dma, hmx, hvx
+        Weights of what each unit works for it, all threads together, whether something else runs meanwhile or not.
+    """
+
+    total: float = 0.0
+    dma: float = 0.0
+    hmx: float = 0.0
+    hvx: float = 0.0
+
+
+#: Non-negative least squares of relative errors on the networks and phones of benchmarks/dsp_phones.py, which prints it
+#: and says how far it is off on networks that it has not seen; the constant of that fit is the cost of a call. The
+#: factors of the phones (`hwnas.profilers.qnn_chips.Chip`) belong to it; their geometric mean is 1.
+CORRECTION = Correction(total=0.421, dma=0.359, hmx=0.0, hvx=0.056)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the model says of a program.
+
+    Attributes
+    ----------
+    total_us
+        From the first transfer to the last, without `Rates.call_us`.
+    parts_us
+        The same, by layer: how far each pushed the end; sums to `total_us`.
+    work_us
+        How long each unit worked, ``dma``, ``hmx`` and ``hvx`` (all threads together), by layer.
+    forced
+        Operators that were begun without waiting, because the program's order and its graph disagree.
+    """
+
+    total_us: float
+    parts_us: dict[str, float]
+    work_us: dict[str, dict[str, float]]
+    forced: int
+
+    @property
+    def busy_us(self) -> dict[str, float]:
+        """How long each unit worked."""
+        return {unit: sum(work.values()) for unit, work in self.work_us.items()}
+
+    def corrected_us(self, correction: Correction = CORRECTION) -> dict[str, float]:
+        """Microseconds by layer, as corrected; they add up to the latency before the phone's factor."""
+        found = {name: correction.total * part for name, part in self.parts_us.items()}
+        for unit, work in self.work_us.items():
+            weight = float(getattr(correction, unit))
+            for name, took in work.items():
+                found[name] = found.get(name, 0.0) + weight * took
+        return found
+
+
+class _Ready:
+    """When the inputs of an operator are ready; operators that are in no list are views, ready with their inputs."""
+
+    def __init__(self, program: Schematic) -> None:
+        self._operators = program.operators
+        self._listed = {n for n in program.issued if program.operators[n].unit}
+        self.done: dict[int, float] = {}
+        self._views: dict[int, float] = {}
+
+    def at(self, operator: Operator) -> float | None:
+        """The time, or None if an input has not been computed."""
+        latest = 0.0
+        for number in operator.reads:
+            found = self._time(number)
+            if found is None:
+                return None
+            latest = max(latest, found)
+        return latest
+
+    def _time(self, number: int) -> float | None:
+        if number in self._listed:
+            return self.done.get(number)
+        # depth first without recursion: chains of views can be thousands long; a cycle counts as ready
+        stack, entered = [number], set()
+        while stack:
+            top = stack[-1]
+            if top in self._views:
+                stack.pop()
+                continue
+            operator = self._operators.get(top)
+            reads = operator.reads if operator else ()
+            pending = [n for n in reads if n not in self._listed and n not in self._views and n not in entered]
+            entered.add(top)
+            if pending:
+                stack += pending
+                continue
+            times = [self.done.get(n) if n in self._listed else self._views.get(n, 0.0) for n in reads]
+            if None in times:
+                return None
+            self._views[top] = max((time for time in times if time is not None), default=0.0)
+            stack.pop()
+        return self._views[number]
+
+
+def schedule(program: Schematic, rates: Rates = RATES) -> Schedule:
+    """Replay a compiled program.
+
+    Parameters
+    ----------
+    program
+        From `hwnas.profilers.qnn_schematic.read_schematic`.
+    rates
+        The constants.
+    """
+    ready = _Ready(program)
+    threads = [0.0] * rates.threads
+    #: until when the main thread, the transfer engine and the matrix unit are taken
+    taken = {"main": 0.0, "dma": 0.0, "hmx": 0.0}
+    work: dict[str, dict[str, float]] = {"dma": {}, "hmx": {}, "hvx": {}}
+    ends: list[tuple[float, str]] = []
+    forced = 0
+
+    def finish(number: int, start: float, unit: str) -> float:
+        """Occupy a unit from `start` on, and return until when."""
+        operator = program.operators[number]
+        if unit == "dma":
+            took = operator.ddr_bytes / rates.dma_bytes
+        elif unit == "hmx":
+            took = max(operator.macs / rates.hmx_macs, operator.vtcm_bytes / rates.hmx_bytes)
+        else:
+            took = (operator.vtcm_bytes + operator.ddr_bytes) / rates.hvx_bytes
+        took += rates.operator_us
+        work[unit][operator.name] = work[unit].get(operator.name, 0.0) + took
+        ready.done[number] = start + took
+        ends.append((start + took, operator.name))
+        return start + took
+
+    def begin(number: int, inputs: float, on_main: bool) -> None:
+        """Give an operator to its unit. The main thread does not wait for a transfer that it began."""
+        unit = program.operators[number].unit
+        if on_main:
+            inputs = max(inputs, taken["main"])
+        if unit == "hvx" and not on_main:
+            thread = min(range(rates.threads), key=threads.__getitem__)
+            threads[thread] = finish(number, max(threads[thread], inputs), unit)
+            return
+        end = finish(number, max(taken.get(unit, 0.0), inputs), unit)
+        if unit != "hvx":
+            taken[unit] = end
+        if on_main and unit != "dma":
+            taken["main"] = end
+
+    queues = [
+        deque(number for number in numbers if program.operators[number].unit)
+        for numbers in (program.main, program.matrix, program.vector, program.elementwise)
+    ]
+    while any(queues):
+        moved = False
+        for place, queue in enumerate(queues):
+            while queue and (inputs := ready.at(program.operators[queue[0]])) is not None:
+                begin(queue.popleft(), inputs, place == 0)
+                moved = True
+        if not moved:
+            # tiles of one tensor are one operator in the graph but several in the queues: let the first one go
+            forced += 1
+            place = next(place for place, queue in enumerate(queues) if queue)
+            begin(queues[place].popleft(), 0.0, place == 0)
+    parts: dict[str, float] = {}
+    front = 0.0
+    for end, name in sorted(ends):
+        if end > front:
+            parts[name] = parts.get(name, 0.0) + end - front
+            front = end
+    return Schedule(front, parts, work, forced)
