@@ -14,6 +14,7 @@ import numpy as np
 
 from hwnas.kernel_prices import KernelPrices
 from hwnas.latency_tables import LatencyTable, find_table
+from hwnas.latency_tables.device import plain_key
 from hwnas.profilers import Profiler, get_profiler, missing_rows, profilers
 from hwnas.spaces.errors import ConfigError, HwnasError
 from hwnas.spaces.graph import Graph
@@ -107,11 +108,14 @@ def predict(
 
 def _computing(device: str) -> Profiler | None:
     """The profiler of a device that computes latencies and is here."""
-    name = device.strip().partition(".")[0]
+    name = plain_key(device).partition(".")[0]
     if name not in profilers.names():
         return None
     cls: type[Profiler] = profilers.get(name)
-    return get_profiler(device) if cls.computes and cls.unavailable() is None else None
+    if not cls.computes or cls.unavailable() is not None:
+        return None
+    profiler = get_profiler(device)
+    return profiler if profiler.computes else None  # the same name may measure, where the device is
 
 
 def _by_device(profiler: Profiler, model: ModelProto, graph: Graph, level: float) -> Prediction:

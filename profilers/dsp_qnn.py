@@ -65,6 +65,7 @@ class DspQnn(Profiler):
     summary = "a Snapdragon's Hexagon processor: of a chip, as in dsp-qnn:57, modelled; on a Snapdragon, measured"
     precisions = ("int8",)
     method = "modelled"
+    computes = True
 
     def __init__(self, chip: str, *, precision: str | None = None, limit_s: float = LIMIT_S) -> None:
         super().__init__(precision=precision)

@@ -45,6 +45,7 @@ class VpuNpu(Profiler):
     device_class = "vpu"
     precisions = ("float16", "int8")
     method = "vendor-estimate"
+    computes = True
     #: What the compiler calls the NPU.
     platform: ClassVar[str]
     #: The processors that it is part of.
