@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hwnas.export_run import export_run as export
     from hwnas.kernel_profiling import profile_kernels
     from hwnas.latency_predictor import LatencyPredictor, choose_items
+    from hwnas.network_import import import_networks
     from hwnas.operator_pool import select_pool
     from hwnas.predict import predict
     from hwnas.profiling import profile
@@ -54,6 +55,7 @@ _HOME = {
     "export": "hwnas.export_run:export_run",
     "export_backbone": "hwnas.backbone:export_backbone",
     "get_space": "hwnas.spaces.space:get_space",
+    "import_networks": "hwnas.network_import:import_networks",
     "predict": "hwnas.predict:predict",
     "profile": "hwnas.profiling:profile",
     "profile_kernels": "hwnas.kernel_profiling:profile_kernels",
@@ -75,6 +77,7 @@ __all__ = [
     "export",
     "export_backbone",
     "get_space",
+    "import_networks",
     "predict",
     "profile",
     "profile_kernels",

@@ -20,7 +20,7 @@ import numpy as np
 from hwnas.costs import AdditiveCost, Cost, GraphCost, MaxCost, RatioCost
 from hwnas.latency_tables.device import plain_key
 from hwnas.nearest import Bound
-from hwnas.pricing import CostModel, LatencyModel
+from hwnas.pricing import CostModel
 from hwnas.sampler import FeasibleSampler
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.space import SearchSpace
@@ -343,8 +343,9 @@ class ConstraintSet:
         if constraint.metric != "latency":
             raise ConfigError(f"the table of {device} holds latencies, not what {constraint.text!r} limits")
         from hwnas.latency_tables import find_table
+        from hwnas.network_prices import price_model
 
-        self.models[key] = LatencyModel.from_table(self.space, find_table(device.removeprefix("recorded."), self._root))
+        self.models[key] = price_model(self.space, find_table(device.removeprefix("recorded."), self._root))
         return self.models[key]
 
     def _bounds(self) -> Iterable[Bound]:

@@ -16,6 +16,7 @@ import numpy as np
 from hwnas.constraints import METRICS, Constraint, ConstraintSet
 from hwnas.export import annotate, export_onnx
 from hwnas.latency_tables import METHODS, find_table
+from hwnas.network_prices import NetworkPrices
 from hwnas.pricing import LatencyModel
 from hwnas.profilers import Profiler, Protocol, get_profiler
 from hwnas.run import checked
@@ -237,7 +238,7 @@ def _cost(
             "fits": constraint.met(predicted),
         }
     model = limits.models[str(constraint.device)]
-    if isinstance(model, LatencyModel):
+    if isinstance(model, LatencyModel | NetworkPrices):
         low, high = model.interval(row, LEVEL)
         cost["interval"] = [float(low[0]), float(high[0])]
     result = results.get(str(constraint.device))

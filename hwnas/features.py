@@ -7,14 +7,18 @@ Runtimes that run branches side by side follow the longest path, others the sum.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 
 import numpy as np
 
-from hwnas.spaces.errors import ModelError
+from hwnas.spaces.errors import ConfigError, ModelError
 from hwnas.spaces.graph import Graph, Node
 from hwnas.spaces.space import SearchSpace
 
-__all__ = ["architecture_features", "graph_features", "kernel_kinds"]
+__all__ = ["SMALL", "architecture_features", "choice_features", "graph_features", "kernel_kinds"]
+
+#: the largest space whose choices are told apart in twos and threes
+SMALL = 20_000
 
 
 def graph_features(graphs: Iterable[Graph], kinds: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -75,6 +79,57 @@ def architecture_features(
         parts, counts = graph_features(space.catalog), space.counts(rows)
         return {**features, **{name: counts @ parts[name] for name in ("totals", "kernels")}}
     return {**features, **graph_features(map(space.lower, rows.tolist()), kernel_kinds(space.catalog))}
+
+
+def choice_features(space: SearchSpace, architectures: np.ndarray | Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    """Features of the cells of a small space: which choices take part in the computation, one, two and three at a time.
+
+    A sum over single choices misses what a runtime makes of neighbours, such as an addition that it hides behind a
+    convolution. With hundreds of measurements, pairs and triples of choices tell that; with few, the first two groups
+    count. No graph is built, so that all architectures of a space take a second.
+
+    Parameters
+    ----------
+    space
+        A space of at most `SMALL` architectures.
+    architectures
+        Shape ``(n, decisions)``.
+
+    Returns
+    -------
+    dict
+        ``operators``: how often each operator runs, and how many tensors are added to others; ``live``: which choice
+        each decision took, or that it takes no part; ``pairs`` and ``triples``: products of these columns over two and
+        three decisions.
+
+    Raises
+    ------
+    ConfigError
+        If the space is larger.
+    """
+    if space.size > SMALL:
+        raise ConfigError(f"{space.name} has {space.size:.2g} architectures; choices are told apart up to {SMALL:,}")
+    everything, rows = space.all(), np.atleast_2d(np.asarray(architectures))
+    ever, live = space.live(everything), space.live(rows)
+    single = []
+    for decision in range(len(space.decisions)):
+        absent = np.where(live[:, decision], rows[:, decision], -1)
+        choices = np.unique(np.where(ever[:, decision], everything[:, decision], -1))
+        single.append((absent[:, None] == choices).astype(float))
+    joins = [np.maximum(live[:, layer].sum(axis=1) - 1, 0) for layer in map(list, space.layers) if not space.is_chain]
+    operators = np.column_stack([_operators(space, rows), np.sum(joins, axis=0) if joins else np.zeros(len(rows))])
+    groups = {"operators": operators, "live": np.concatenate(single, axis=1)}
+    for name, count in (("pairs", 2), ("triples", 3)):
+        if len(single) >= count:
+            groups[name] = np.concatenate([_products(parts) for parts in combinations(single, count)], axis=1)
+    return groups
+
+
+def _products(parts: Sequence[np.ndarray]) -> np.ndarray:
+    product = parts[0]
+    for part in parts[1:]:
+        product = (product[:, :, None] * part[:, None, :]).reshape(len(part), -1)
+    return product
 
 
 def _operators(space: SearchSpace, rows: np.ndarray) -> np.ndarray:

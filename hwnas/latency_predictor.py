@@ -41,8 +41,10 @@ POWERS = (0, 1)
 SHAPE, SCALE = 1.0, 0.04
 #: residuals beyond so many spreads are weighed down (Huber)
 HUBER, ROUNDS = 2.0, 3
-#: measurements that settings are compared on, and that the best ones then use
-COMPARED, MOST = 150, 2000
+#: measurements that settings are compared on, that the best ones are compared on once more, and that are used at most
+COMPARED, AGAIN, MOST = 150, 1000, 2000
+#: how many settings are compared once more: what is smooth, and how little is noise, only many measurements tell
+BEST = 20
 #: no prediction is less than this share of the measurements' geometric mean
 FLOOR = 0.05
 #: prior variances of a group, linear (less for the other devices) and smooth, and noise, when items are chosen
@@ -246,10 +248,8 @@ class LatencyPredictor:
             inflation = np.maximum(1.0, np.abs(left_out) / max(HUBER * spread, 1e-9))
             likely = sorted(share, key=lambda i: -share[i])[: LIKELY if number < ROUNDS - 1 else KEPT]
         if count > COMPARED:
-            likely = likely[:KEPT_OF_MANY]
-            for i in likely:
-                variances = drawn[i].variances(self._target)
-                solved[i] = _solve(_combine(parts, drawn[i].weights), self._target, variances)
+            share, solved = self._fit_again(parts, {i: drawn[i] for i in likely[:BEST]})
+            likely = list(solved)
         settings, mean, square = [], np.zeros(count), np.zeros(count)
         for index in likely:
             found, portion = solved[index], share[index] / sum(share[i] for i in likely)
@@ -258,6 +258,22 @@ class LatencyPredictor:
             mean += portion * value
             square += portion * (found.left_variance + value**2)
         return settings, np.abs(self._target - mean) / np.sqrt(np.maximum(square - mean**2, 1e-18))
+
+    def _fit_again(
+        self, parts: list[np.ndarray], drawn: Mapping[int, _Drawn]
+    ) -> tuple[dict[int, float], dict[int, _Solved]]:
+        """Settings compared on more measurements: the evidence for each, and the best ones fitted on all."""
+        some = np.random.default_rng(0).permutation(len(self._target))[:AGAIN]
+        fewer = parts if len(some) == len(self._target) else [part[np.ix_(some, some)] for part in parts]
+        target = self._target if fewer is parts else self._target[some]
+        evidence = {
+            i: _solve(_combine(fewer, one.weights), target, one.variances(target)).evidence for i, one in drawn.items()
+        }
+        best = sorted(evidence, key=lambda i: -evidence[i])[:KEPT_OF_MANY]
+        share = {i: math.exp(evidence[i] - evidence[best[0]]) for i in best}
+        return share, {
+            i: _solve(_combine(parts, drawn[i].weights), self._target, drawn[i].variances(self._target)) for i in best
+        }
 
     # ------------------------------------------------------------------ files
 

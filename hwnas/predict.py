@@ -138,8 +138,11 @@ def _by_device(profiler: Profiler, model: ModelProto, graph: Graph, level: float
 
 
 def _covers(table: LatencyTable, space: SearchSpace, architecture: Architecture) -> bool:
-    """Whether the table holds this very network, or every block of its space in one context."""
-    return table.network(space.spec, architecture) is not None or not all(missing_rows(space, table).values())
+    """Whether the table holds this very network, every block of its space in one context, or enough whole networks."""
+    from hwnas.network_prices import enough_networks
+
+    known = table.network(space.spec, architecture) is not None
+    return known or not all(missing_rows(space, table).values()) or bool(enough_networks(space, table))
 
 
 def _known_architecture(model: ModelProto, graph: Graph) -> tuple[SearchSpace, Architecture] | None:
@@ -161,16 +164,17 @@ def _products(graph: Graph) -> Counter[tuple[int, str]]:
 
 
 def _by_blocks(space: SearchSpace, architecture: Architecture, table: LatencyTable, level: float) -> Prediction:
-    from hwnas.pricing import LatencyModel
+    from hwnas.network_prices import NetworkPrices, price_model
 
     measured = table.network(space.spec, architecture)
     if measured is not None:
         interval = (measured.low_ms, measured.high_ms)
         return _prediction(table, measured.median_ms, interval, level, {"measured": 1.0}, {})
-    prices = LatencyModel.from_table(space, table)
+    prices = price_model(space, table)
+    source = "learned" if isinstance(prices, NetworkPrices) else "table"
     row = np.array([architecture])
     low, high = (float(end[0]) for end in prices.interval(row, level))
-    return _prediction(table, float(prices.predict(row)[0]), (low, high), level, {"table": 1.0}, {})
+    return _prediction(table, float(prices.predict(row)[0]), (low, high), level, {source: 1.0}, {})
 
 
 def _by_kernels(graph: Graph, table: LatencyTable, level: float) -> Prediction:

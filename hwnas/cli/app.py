@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from hwnas import __version__
 from hwnas.cli.export import export
+from hwnas.cli.import_networks import import_networks
 from hwnas.cli.listings import devices, spaces, strategies, tables, tasks
 from hwnas.cli.pool import pool
 from hwnas.cli.predict import predict
@@ -51,6 +52,7 @@ app = typer.Typer(
 
 for command in (devices, spaces, strategies, tasks, tables, profile, tune, pool, search, export, predict, report):
     app.command()(command)
+app.command("import")(import_networks)
 
 
 def _version(wanted: bool) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwnas.features import architecture_features, graph_features, kernel_kinds
-from hwnas.spaces import GraphBuilder, ModelError, get_space
+from hwnas.features import architecture_features, choice_features, graph_features, kernel_kinds
+from hwnas.spaces import ConfigError, GraphBuilder, ModelError, get_space
 from hwnas.spaces.kernels import Add, Conv
 
 
@@ -65,3 +65,24 @@ def test_features_of_two_calls_compare() -> None:
     graph = space.lower(rows[1].tolist())
     with pytest.raises(ModelError, match="no column"):
         graph_features([graph], kernel_kinds([space.lower(rows[0].tolist())]))
+
+
+def test_choices_are_told_apart_in_twos_and_threes() -> None:
+    space = get_space("nasbench201")
+    rows = np.array([[3, 0, 0, 1, 2, 0], [3, 4, 0, 1, 2, 0], [3, 0, 0, 1, 2, 3], [2, 3, 1, 4, 1, 3]])
+    found = choice_features(space, rows)
+    assert {name: values.shape[1] for name, values in found.items()} == {
+        "operators": 6,
+        "live": 6 * 5,
+        "pairs": 15 * 25,
+        "triples": 20 * 125,
+    }
+    for values in found.values():
+        assert (values[0] == values[1]).all()  # they differ in an edge that leads nowhere
+        assert (values[0] == values[2]).all()  # and in one that nothing reaches
+    # by name: avg_pool_3x3, none, nor_conv_1x1, nor_conv_3x3, skip_connect; then sums
+    assert found["operators"].tolist()[::3] == [[0, 0, 1, 1, 1, 1], [1, 0, 1, 2, 2, 3]]
+    for name, count in (("live", 6), ("pairs", 15), ("triples", 20)):
+        assert (found[name].sum(axis=1) == count).all()
+    with pytest.raises(ConfigError, match="choices are told apart up to 20,000"):
+        choice_features(get_space("mobilenet"), np.zeros((1, 21), dtype=int))
