@@ -23,6 +23,7 @@ from record import append_rows
 from scipy.stats import kendalltau, spearmanr
 
 from hwnas.profilers import get_profiler
+from hwnas.profilers.dsp_qnn import DspQnn
 from hwnas.quantize import quantize_for_timing
 from hwnas.spaces import get_space
 
@@ -51,8 +52,9 @@ def published() -> tuple[np.ndarray, np.ndarray]:
 
 
 def modelled(architectures: np.ndarray, device: str, log: Path) -> list[dict[str, float]]:
-    """Modelled milliseconds, multiply-accumulates and parameters of each, from the log where they are."""
+    """Modelled microseconds, multiply-accumulates and parameters of each, from the log where they are."""
     space, profiler = get_space("nasbench201"), get_profiler(device)
+    assert isinstance(profiler, DspQnn)
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     known = {tuple(row["architecture"]): row for row in map(json.loads, lines)}
     found = []
@@ -60,11 +62,13 @@ def modelled(architectures: np.ndarray, device: str, log: Path) -> list[dict[str
         if choices not in known:
             graph = space.lower(choices)
             model = quantize_for_timing(graph.to_onnx(), samples=1)
-            row = {"ms": profiler.measure(model).median_ms, "macs": graph.macs, "params": graph.params}
+            found_us = profiler.schedule(model)
+            row = {"plain_us": found_us.total_us, "us": sum(found_us.corrected_us().values())}
+            row |= {"macs": graph.macs, "params": graph.params}
             with open(log, "a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"architecture": list(choices), **row}) + "\n")
             known[choices] = row
-            print(f"{index + 1}: {row['ms']:.4f} ms", flush=True)
+            print(f"{index + 1}: {row['us']:.1f} us", flush=True)
         found.append(known[choices])
     return found
 
@@ -88,7 +92,8 @@ def main() -> None:
     found = modelled(architectures, given.device, given.work / f"nasbench201-{given.device.replace(':', '.')}.jsonl")
     macs, params = (np.array([row[name] for row in found], dtype=float) for name in ("macs", "params"))
     by = {
-        "schedule": np.array([row["ms"] for row in found]),
+        "schedule": np.array([row["plain_us"] for row in found]),
+        "schedule, corrected": np.array([row["us"] for row in found]),
         "multiply-accumulates": macs,
         "parameters": params,
         "line on both, fitted here": left_out_line(np.column_stack([macs, params]), ms),
