@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import asdict
 from functools import cached_property
 from hashlib import sha256
 from typing import ClassVar
@@ -95,7 +94,10 @@ class VpuNpu(Profiler):
         return self._compiled(as_bytes(anchor_model()))
 
     def device_record(self, protocol: Protocol | None = None) -> DeviceRecord:
-        """The record says what the NPU is; nothing of the machine that compiled, because no number depends on it."""
+        """The record says what the NPU is; nothing of the machine that compiled, because no number depends on it.
+
+        Instead of a measuring protocol, which an estimate has none of, it holds the clock and the number of tiles.
+        """
         clock, tiles = self._reference.clock_mhz, self._reference.tiles
         return DeviceRecord(
             key=self.key,
@@ -108,7 +110,7 @@ class VpuNpu(Profiler):
             batch=self.batch,
             method=self.method,
             host={"cpu": "Intel NPU", "machine": self.platform},
-            protocol={**asdict(protocol or Protocol()), "clock_mhz": clock, "tiles": tiles},
+            protocol={"clock_mhz": clock, "tiles": tiles},
         )
 
     def measure(self, model: Model, protocol: Protocol | None = None) -> Measurement:
