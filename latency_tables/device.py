@@ -40,7 +40,7 @@ def now() -> str:
 
 def plain_key(text: str) -> str:
     """A device key as tables are called: ``dsp-qnn:57`` is ``dsp-qnn.57``, as not every system has colons in names."""
-    return text.strip().replace(":", ".")
+    return text.replace(":", ".")
 
 
 def check_key(key: str) -> str:

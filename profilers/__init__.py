@@ -44,12 +44,12 @@ profilers = Registry(
         "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",
         "gpu-webgpu": "hwnas.profilers.gpu_webgpu:GpuWebGpu",
         "recorded": "hwnas.profilers.recorded:Recorded",
-        "vpu-vpunn": "hwnas.profilers.vpu_vpunn:VpuVpunn",
         "vpu-myriad": "hwnas.profilers.vpu_myriad:VpuMyriad",
         "vpu-npu3720": "hwnas.profilers.vpu_npu:VpuNpu3720",
         "vpu-npu4000": "hwnas.profilers.vpu_npu:VpuNpu4000",
         "vpu-npu5010": "hwnas.profilers.vpu_npu:VpuNpu5010",
         "vpu-openvino": "hwnas.profilers.vpu_openvino:VpuOpenVino",
+        "vpu-vpunn": "hwnas.profilers.vpu_vpunn:VpuVpunn",
     },
 )
 

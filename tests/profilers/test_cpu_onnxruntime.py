@@ -214,9 +214,9 @@ def test_plug_ins_are_listed_even_if_they_cannot_be_loaded(monkeypatch: pytest.M
     }
     monkeypatch.setattr(profilers, "_plugins", lambda: points)
     listed = {info.name: info for info in list_profilers()}
-    cpus = ["cpu-onnxruntime", "cpu-openvino", "cpu-tvm", "cpu-tvm-rpc"]
-    builtin = [*cpus, "dsp-hexagon-sim", "gpu-cuda", "gpu-openvino", "gpu-torch", "gpu-webgpu", "recorded"]
-    assert list(listed)[: len(builtin)] == builtin
+    builtin = [name for name in listed if name not in points]
+    assert list(listed)[: len(builtin)] == sorted(builtin)
+    assert {"cpu-onnxruntime", "gpu-cuda", "recorded"} <= set(builtin)
     assert listed["cpu-mine"].available
     assert "no licence" in listed["npu-broken"].state
     assert get_profiler("cpu-mine.int8").key == "cpu-mine.int8"
