@@ -19,26 +19,28 @@ that fits is behind the best there is (CIFAR-10, validation accuracy).
 ``parallel``: the same with 1, 2, 4 and 8 networks at a time, each evaluated for a simulated time (half of it fixed,
 half in proportion to its FLOPs, with log-normal noise): hours until the end, and the quality there.
 
-Results are appended to ``benchmarks/results/progressive_{models,constraints,parallel}.csv``.
+Results are appended to ``benchmarks/results/progressive_{models,constraints,parallel}.csv``. A run that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-from record import append_rows
+from record import append_rows, finish
 
 from hwnas.constraints import ConstraintSet
 from hwnas.evaluators import Evaluation
 from hwnas.evaluators.tabular import TabularEvaluator, nasbench201_columns
-from hwnas.spaces import SearchSpace, get_space
+from hwnas.spaces import get_space
 from hwnas.strategies import make_strategy
 
 DATASETS = {"CIFAR-10": "c10_val_12ep", "CIFAR-100": "c100_val_12ep"}
@@ -61,8 +63,12 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 PATIENCE = 4
 
 
-def search(name: str, space: SearchSpace, scores: np.ndarray, seed: int, models: int, **settings: Any) -> np.ndarray:
-    """Scores of the different models in the order in which they were evaluated, at most `models` of them."""
+def search(dataset: str, label: str, rate: float | None, seed: int, models: int) -> dict[str, Any]:
+    """Scores of the different models in the order in which they were evaluated, at most `models`, and CPU seconds."""
+    space, (name, settings), column = get_space("nasbench201"), METHODS[label], DATASETS[dataset]
+    scores, start = nasbench201_columns([column])[column], time.process_time()
+    if rate is not None:
+        settings = {**settings, "learning_rate": rate}
     strategy = make_strategy(name, space, None, seed=seed, **settings)
     strategy.expect(models)
     seen: dict[tuple[int, ...], float] = {}
@@ -74,7 +80,7 @@ def search(name: str, space: SearchSpace, scores: np.ndarray, seed: int, models:
         value = float(scores[np.ravel_multi_index(architecture, tuple(space.radices))])
         seen.setdefault(architecture, value)
         strategy.tell([Evaluation(architecture, value)])
-    return np.array(list(seen.values()))
+    return {"scores": list(seen.values()), "seconds": round(time.process_time() - start, 3)}
 
 
 def best_means(scores: np.ndarray, top: int) -> np.ndarray:
@@ -101,29 +107,26 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.sort(values)[(len(values) - 1) // 2]), float(low), float(high)
 
 
-def models(seeds: int, budget: int, datasets: Sequence[str], methods: Sequence[str]) -> list[dict[str, object]]:
+def models(
+    seeds: int, budget: int, jobs: int, datasets: Sequence[str], methods: Sequence[str]
+) -> list[dict[str, object]]:
     """Each strategy's best models after its budget, and how many models PNAS needs for them."""
-    space = get_space("nasbench201")
     rows: list[dict[str, object]] = []
+    searches = partial(finish, "progressive_models", search, jobs=jobs)
     for dataset in datasets:
-        column = DATASETS[dataset]
-        scores = nasbench201_columns([column])[column]
         curves: dict[str, dict[int, np.ndarray]] = {}
         seconds: dict[str, float] = {}
-        rates: dict[str, Any] = {}
-        for label, (name, settings) in ((label, METHODS[label]) for label in methods):
-            if name in RATES:
-                qualities = {
-                    rate: np.median(
-                        [search(name, space, scores, s, budget, learning_rate=rate).max() for s in TUNING_SEEDS]
-                    )
-                    for rate in RATES[name]
+        rates: dict[str, float] = {}
+        for label in methods:
+            if label in RATES:
+                tried = {
+                    rate: searches(calls=[(dataset, label, rate, seed, budget) for seed in TUNING_SEEDS])
+                    for rate in RATES[label]
                 }
-                rates[label] = max(qualities, key=lambda rate: qualities[rate])
-                settings = {**settings, "learning_rate": rates[label]}
-            start = time.process_time()
-            found = [search(name, space, scores, seed, budget, **settings) for seed in range(seeds)]
-            seconds[label] = (time.process_time() - start) / seeds
+                rates[label] = max(tried, key=lambda rate: np.median([max(run["scores"]) for run in tried[rate]]))
+            runs = searches(calls=[(dataset, label, rates.get(label), seed, budget) for seed in range(seeds)])
+            seconds[label] = float(np.mean([run["seconds"] for run in runs]))
+            found = [np.array(run["scores"]) for run in runs]
             curves[label] = {
                 top: np.array([np.pad(best_means(f, top), (0, budget - len(f)), mode="edge") for f in found])
                 for top in TOPS
@@ -194,31 +197,40 @@ EPNAS_METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "regularized-evolution": ("regularized-evolution", {}),
     "reinforce": ("reinforce", {"learning_rate": 0.05}),
 }
+the_budget = functools.cache(Budget)
 
 
-def constraints(seeds: int, evaluations: int) -> list[dict[str, object]]:
+def constrained_search(label: str, seed: int, evaluations: int) -> dict[str, Any]:
+    """One search under the four constraints: which of its networks fit, and how far behind the best one is."""
+    budget, (name, settings) = the_budget(), EPNAS_METHODS[label]
+    strategy = make_strategy(name, budget.space, budget.limits.sampler(), seed=seed, **settings)
+    strategy.expect(evaluations)
+    asked: list[tuple[int, ...]] = []
+    while len(asked) < evaluations:
+        found = strategy.ask(min(8, evaluations - len(asked)))
+        if not found:
+            break
+        strategy.tell(budget.table.evaluate(found))
+        asked += found
+    index = budget.table.index(asked)
+    best = np.maximum.accumulate(np.where(budget.inside[index], budget.table.scores[index], -np.inf))
+    marks = [evaluations // 4, evaluations // 2, evaluations]
+    return {
+        "fits": budget.inside[index].astype(int).tolist(),
+        "behind": [float(budget.best - best[min(mark, len(best)) - 1]) for mark in marks],
+        "spared": getattr(strategy, "spared", 0),
+    }
+
+
+def constraints(seeds: int, evaluations: int, jobs: int) -> list[dict[str, object]]:
     """Every strategy under the four constraints at once."""
-    budget = Budget()
+    budget = the_budget()
     print(budget.texts, f"{100 * budget.inside.mean():.1f} % of the networks fit, the best has {budget.best:.2f} %")
     rows: list[dict[str, object]] = []
-    for label, (name, settings) in EPNAS_METHODS.items():
-        fits, behind, spared = np.zeros((seeds, evaluations), dtype=bool), np.full((seeds, 3), np.nan), []
-        marks = [evaluations // 4, evaluations // 2, evaluations]
-        for seed in range(seeds):
-            strategy = make_strategy(name, budget.space, budget.limits.sampler(), seed=seed, **settings)
-            strategy.expect(evaluations)
-            asked: list[tuple[int, ...]] = []
-            while len(asked) < evaluations:
-                found = strategy.ask(min(8, evaluations - len(asked)))
-                if not found:
-                    break
-                strategy.tell(budget.table.evaluate(found))
-                asked += found
-            index = budget.table.index(asked)
-            fits[seed, : len(index)] = budget.inside[index]
-            best = np.maximum.accumulate(np.where(budget.inside[index], budget.table.scores[index], -np.inf))
-            behind[seed] = [budget.best - best[min(mark, len(best)) - 1] for mark in marks]
-            spared.append(getattr(strategy, "spared", 0))
+    for label in EPNAS_METHODS:
+        calls = [(label, seed, evaluations) for seed in range(seeds)]
+        runs = finish("progressive_constraints", constrained_search, calls, jobs)
+        fits = np.array([np.pad(run["fits"], (0, evaluations - len(run["fits"]))) for run in runs])
         quarters = 100 * fits.reshape(seeds, 4, -1).mean(axis=(0, 2))
         row: dict[str, object] = {
             "date": datetime.date.today().isoformat(),
@@ -226,12 +238,12 @@ def constraints(seeds: int, evaluations: int) -> list[dict[str, object]]:
             "strategy": label,
             "seeds": seeds,
             "evaluations": evaluations,
-            "spared": round(float(np.mean(spared)), 1),
+            "spared": round(float(np.mean([run["spared"] for run in runs])), 1),
         }
         row |= {
             f"fit_percent_quarter{number}": round(share, 1) for number, share in enumerate(quarters.tolist(), start=1)
         }
-        for mark, values in zip(("quarter", "half", "end"), behind.T, strict=True):
+        for mark, values in zip(("quarter", "half", "end"), np.array([run["behind"] for run in runs]).T, strict=True):
             median, low, high = median_interval(values)
             row |= {
                 f"behind_{mark}": round(median, 3),
@@ -243,39 +255,41 @@ def constraints(seeds: int, evaluations: int) -> list[dict[str, object]]:
     return rows
 
 
-def parallel(seeds: int, evaluations: int) -> list[dict[str, object]]:
+def parallel_search(networks: int, seed: int, evaluations: int) -> dict[str, float]:
+    """One search with so many networks at a time: simulated hours, and how far behind the best it ends."""
+    budget, best = the_budget(), -np.inf
+    rng = np.random.default_rng([seed, networks])
+    strategy = make_strategy("epnas", budget.space, budget.limits.sampler(), seed=seed, networks=networks)
+    now, done = 0.0, 0
+    running: list[tuple[float, int, tuple[int, ...]]] = []
+    while done < evaluations:
+        while len(running) < networks and done + len(running) < evaluations:
+            (asked,) = strategy.ask(1)
+            index = int(budget.table.index([asked])[0])
+            minutes = 10 * (0.5 + 0.5 * budget.flops[index] / budget.flops.mean()) * rng.lognormal(0, 0.2)
+            heapq.heappush(running, (now + minutes, index, asked))
+        now, index, asked = heapq.heappop(running)
+        strategy.tell(budget.table.evaluate([asked]))
+        done += 1
+        if budget.inside[index]:
+            best = max(best, float(budget.table.scores[index]))
+    return {"hours": float(now / 60), "behind": budget.best - best}
+
+
+def parallel(seeds: int, evaluations: int, jobs: int) -> list[dict[str, object]]:
     """EPNAS with more and more networks at a time, in simulated time."""
-    budget = Budget()
-    mean = float(budget.flops.mean())
     rows: list[dict[str, object]] = []
     for networks in (1, 2, 4, 8):
-        hours, behind = [], []
-        for seed in range(seeds):
-            rng = np.random.default_rng([seed, networks])
-            strategy = make_strategy("epnas", budget.space, budget.limits.sampler(), seed=seed, networks=networks)
-            now, done, best = 0.0, 0, -np.inf
-            running: list[tuple[float, int, tuple[int, ...]]] = []
-            while done < evaluations:
-                while len(running) < networks and done + len(running) < evaluations:
-                    (asked,) = strategy.ask(1)
-                    index = int(budget.table.index([asked])[0])
-                    minutes = 10 * (0.5 + 0.5 * budget.flops[index] / mean) * rng.lognormal(0, 0.2)
-                    heapq.heappush(running, (now + minutes, index, asked))
-                now, index, asked = heapq.heappop(running)
-                strategy.tell(budget.table.evaluate([asked]))
-                done += 1
-                if budget.inside[index]:
-                    best = max(best, float(budget.table.scores[index]))
-            hours.append(now / 60)
-            behind.append(budget.best - best)
-        median, low, high = median_interval(np.array(behind))
+        calls = [(networks, seed, evaluations) for seed in range(seeds)]
+        runs = finish("progressive_parallel", parallel_search, calls, jobs)
+        median, low, high = median_interval(np.array([run["behind"] for run in runs]))
         rows.append(
             {
                 "date": datetime.date.today().isoformat(),
                 "networks": networks,
                 "seeds": seeds,
                 "evaluations": evaluations,
-                "simulated_hours_median": round(float(np.median(hours)), 2),
+                "simulated_hours_median": round(float(np.median([run["hours"] for run in runs])), 2),
                 "behind_best_median": round(median, 3),
                 "low95": round(low, 3),
                 "high95": round(high, 3),
@@ -290,15 +304,16 @@ def main() -> None:
     parser.add_argument("what", choices=("models", "constraints", "parallel"))
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS), help="of `models`")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="of `models`")
     arguments = parser.parse_args()
-    claim = {
+    claim: Callable[[int, int, int], list[dict[str, object]]] = {
         "models": partial(models, datasets=arguments.datasets, methods=arguments.methods),
         "constraints": constraints,
         "parallel": parallel,
     }[arguments.what]
-    append_rows(f"progressive_{arguments.what}", claim(arguments.seeds, arguments.evaluations))
+    append_rows(f"progressive_{arguments.what}", claim(arguments.seeds, arguments.evaluations, arguments.jobs))
 
 
 if __name__ == "__main__":

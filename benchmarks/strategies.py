@@ -18,13 +18,15 @@ phones of HELP are rounded to whole milliseconds), and with a latency for all 15
 networks that are the same computation differ by about 6 % in that column; the Kryo 485 column
 (2 %, compiled int8, 15,284 architectures) is the cross-check.
 
-Writes ``strategies-nasbench201-DEVICE.{csv,md,svg}`` to ``benchmarks/results``.
+A run that was stopped goes on where it was. Writes
+``strategies-nasbench201-DEVICE.{csv,md,svg}`` to ``benchmarks/results``.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import itertools
 import platform
@@ -33,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import finish
 
 import hwnas
 from hwnas.constraints import ConstraintSet
@@ -88,8 +91,16 @@ def settings_of(table: TabularEvaluator, device: str, quantiles: list[float]) ->
     return found
 
 
-def run(name: str, table: TabularEvaluator, sampler: FeasibleSampler, seed: int, evaluations: int) -> np.ndarray:
+@functools.cache
+def prepared(device: str, quantile: float) -> tuple[TabularEvaluator, FeasibleSampler]:
+    """The tables and what is within the budget; once a process."""
+    table = TabularEvaluator.nasbench201([device])
+    return table, settings_of(table, device, [quantile])[0].sampler
+
+
+def run(device: str, quantile: float, name: str, seed: int, evaluations: int) -> list[list[float]]:
     """One search: after each evaluation the validation and test accuracy of the best by validation, ``(n, 2)``."""
+    table, sampler = prepared(device, quantile)
     strategy = make_strategy(name, table.space, sampler, seed=seed)
     strategy.expect(evaluations)
     curve = np.zeros((evaluations, 2))
@@ -99,7 +110,7 @@ def run(name: str, table: TabularEvaluator, sampler: FeasibleSampler, seed: int,
             strategy.tell(table.evaluate(asked))
         if strategy.best is not None:
             curve[step] = strategy.best.score, strategy.best.info["test"]
-    return curve
+    return curve.tolist()
 
 
 def median_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
@@ -244,6 +255,7 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
 
@@ -252,8 +264,10 @@ def main() -> None:
     curves = {}
     for setting in settings:
         for name in dict.fromkeys(["random", *options.strategies]):
-            runs = [run(name, table, setting.sampler, seed, options.evaluations) for seed in range(options.seeds)]
-            curves[setting.quantile, name] = np.stack(runs)
+            calls = [
+                (options.device, setting.quantile, name, seed, options.evaluations) for seed in range(options.seeds)
+            ]
+            curves[setting.quantile, name] = np.array(finish("strategies", run, calls, options.jobs))
             print(
                 f"{setting.budget_ms:g} ms, {name}: {np.median(curves[setting.quantile, name][:, -1, 1]):.2f} %",
                 flush=True,

@@ -21,12 +21,13 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import functools
 import itertools
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
-from record import RESULTS, append_rows
+from record import RESULTS, append_rows, finish
 from scipy.stats import spearmanr
 
 from hwnas.spaces import get_space
@@ -107,20 +108,47 @@ def cells(arguments: argparse.Namespace) -> None:
                 print(f"{number} of {len(wanted)} cells", flush=True)
 
 
+@functools.cache
+def scored_cells() -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each size the rows, accuracies and multiplications of the trained cells."""
+    found: dict[int, list[dict[str, str]]] = {}
+    for row in known_cells():
+        if row["seed"] == "0":
+            found.setdefault(int(row["blocks"]), []).append(row)
+    return {
+        blocks: (
+            np.array([json.loads(row["cell"]) for row in group]),
+            np.array([float(row["accuracy"]) for row in group]),
+            np.array([float(row["macs"]) for row in group]),
+        )
+        for blocks, group in sorted(found.items())
+    }
+
+
+def split_ranks(label: str, taught_each: int, width: float, split: int) -> list[tuple[str, int, float]]:
+    """Rank correlations of one surrogate taught on one split: measure, blocks, Spearman."""
+    space, cells = space_of(argparse.Namespace(width=width)), scored_cells()
+    kind, members = MODELS[label]
+    rng = np.random.default_rng(split)
+    order = {blocks: rng.permutation(len(accuracies)) for blocks, (_, accuracies, _) in cells.items()}
+    model = Surrogate(kind, space.vocabularies, space.token_kinds, seed=split, members=members)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    found = []
+    for blocks, (rows, scores, _) in cells.items():
+        taught, others = np.split(order[blocks], [taught_each])
+        seen.append((rows[taught], scores[taught]))
+        model.fit(space.parts(np.concatenate([r for r, _ in seen])), np.concatenate([s for _, s in seen]))
+        asked = [("taught", blocks, taught), ("same size", blocks, others)]
+        if blocks + 1 in cells:
+            asked.append(("one larger", blocks + 1, np.arange(len(cells[blocks + 1][0]))))
+        for measure, size, which in asked:
+            predicted = model.predict(space.parts(cells[size][0][which]))
+            found.append((measure, size, float(spearmanr(predicted, cells[size][1][which]).statistic)))
+    return found
+
+
 def ranks(arguments: argparse.Namespace) -> None:
     """Rank correlations of every surrogate."""
-    space = space_of(arguments)
-    rows: dict[int, np.ndarray] = {}
-    scores: dict[int, np.ndarray] = {}
-    macs: dict[int, np.ndarray] = {}
-    for blocks, group in itertools.groupby(
-        sorted((row for row in known_cells() if row["seed"] == "0"), key=lambda row: int(row["blocks"])),
-        key=lambda row: int(row["blocks"]),
-    ):
-        of_size = list(group)
-        rows[blocks] = np.array([json.loads(row["cell"]) for row in of_size])
-        scores[blocks] = np.array([float(row["accuracy"]) for row in of_size])
-        macs[blocks] = np.array([float(row["macs"]) for row in of_size])
     again = {row["cell"]: float(row["accuracy"]) for row in known_cells() if row["seed"] == "1"}
     found: list[dict[str, object]] = []
 
@@ -141,37 +169,24 @@ def ranks(arguments: argparse.Namespace) -> None:
         )
         print(model, measure, blocks, median, f"[{low}, {high}]", flush=True)
 
-    for blocks in sorted(rows):
+    for blocks, (rows, scores, macs) in scored_cells().items():
         twice = [
             (score, again[json.dumps(row)])
-            for row, score in zip(rows[blocks].tolist(), scores[blocks].tolist(), strict=True)
+            for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
             if json.dumps(row) in again
         ]
         first, second = np.array(twice).T
         drawn = np.random.default_rng(0).integers(0, len(first), (1000, len(first)))
         add("trained again", "same size", blocks, [spearmanr(first[d], second[d]).statistic for d in drawn])
-        drawn = np.random.default_rng(0).integers(0, len(scores[blocks]), (1000, len(scores[blocks])))
-        add("MACs", "same size", blocks, [spearmanr(macs[blocks][d], scores[blocks][d]).statistic for d in drawn])
-    for label, (kind, members) in MODELS.items():
+        drawn = np.random.default_rng(0).integers(0, len(scores), (1000, len(scores)))
+        add("MACs", "same size", blocks, [spearmanr(macs[d], scores[d]).statistic for d in drawn])
+    for label in MODELS:
+        calls = [(label, arguments.taught, arguments.width, split) for split in range(arguments.splits)]
         values: dict[tuple[str, int], list[float]] = {}
-        for split in range(arguments.splits):
-            rng = np.random.default_rng(split)
-            order = {blocks: rng.permutation(len(of_size)) for blocks, of_size in rows.items()}
-            model = Surrogate(kind, space.vocabularies, space.token_kinds, seed=split, members=members)
-            seen: list[tuple[np.ndarray, np.ndarray]] = []
-            for blocks in range(1, MOST_BLOCKS + 1):
-                taught, others = np.split(order[blocks], [arguments.taught])
-                seen.append((rows[blocks][taught], scores[blocks][taught]))
-                model.fit(space.parts(np.concatenate([r for r, _ in seen])), np.concatenate([s for _, s in seen]))
-                for measure, size, which in (
-                    ("taught", blocks, taught),
-                    ("same size", blocks, others),
-                    ("one larger", blocks + 1, np.arange(len(rows.get(blocks + 1, ())))),
-                ):
-                    if len(which) > 2:
-                        predicted = model.predict(space.parts(rows[size][which]))
-                        rho = float(spearmanr(predicted, scores[size][which]).statistic)
-                        values.setdefault((measure, size), []).append(rho)
+        for measure, size, rho in itertools.chain(
+            *finish("progressive_surrogates", split_ranks, calls, arguments.jobs)
+        ):
+            values.setdefault((measure, size), []).append(rho)
         for (measure, size), rhos in values.items():
             add(label, measure, size, rhos)
     append_rows("progressive_surrogates", found)
