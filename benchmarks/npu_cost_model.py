@@ -7,8 +7,9 @@ the clock of that plan (``modelled``). Neither is silicon. Compared are, with th
 - ``MACs``: a line through zero, its factor fitted on the networks of the other spaces;
 - ``cost model``: as it is, nothing fitted;
 - ``cost model, scaled``: with the factor that the other spaces ask for;
-- ``weights``: non-negative weights of a constant a network, a constant a layer, and the model's own sums (busy time of
-  tensor units, of vector processors and of moves, waiting for weights, transfers of inputs and outputs);
+- ``weights``: non-negative weights of the model's own sums (tensor units by kind of layer, vector processors, moves,
+  waiting for weights, inputs and outputs), of how many layers use each, and of a constant; held to the scaled model as
+  strongly as suits the other spaces best when each of them is left out;
 - ``trees``: gradient boosting of the logarithm of the ratio, on shares of the same sums.
 
 What is fitted is fitted without the space that it predicts. Spearman is the mean over the spaces, each ranked alone,
@@ -26,7 +27,6 @@ import argparse
 import csv
 import datetime
 import os
-from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -47,8 +47,12 @@ from hwnas.spaces import get_space
 SPACES = ("mobilenet", "shufflenet", "hurricane", "fbnetv2")
 PLATFORMS = ("npu3720", "npu4000", "npu5010")
 NETWORKS = "npu_cost_model_networks"
-#: what the weights are of, and the trees see shares of
-SUMS = ("one", "layers", "dpu_us", "shave_us", "move_us", "wait_us", "ends_us")
+#: of the cost model's microseconds: tensor units by kind of layer, vector processors, moves on the chip, waiting for
+#: weights, inputs and outputs; and how many layers use each
+PARTS = ("conv_us", "dwconv_us", "other_us", "shave_us", "move_us", "wait_us", "ends_us")
+COUNTS = ("conv_layers", "dwconv_layers", "other_layers", "shave_layers", "move_layers")
+#: how strongly weights are held to what they are without learning
+HOLDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @cache
@@ -67,21 +71,26 @@ def plan(platform: str, name: str, architecture: list[int], resolution: int) -> 
     schedule = compiler.schedule(graph.to_onnx())
     told = replace(get_platform(platform), tiles=schedule.tiles, dpu_mhz=schedule.clock_mhz)
     cost = network_cost(graph, LayerCosts(network, told))
-    units: dict[str, float] = defaultdict(float)
+    parts = dict.fromkeys(PARTS, 0.0)
+    counts = dict.fromkeys(COUNTS, 0)
     for layer in cost.layers:
-        units[layer.unit] += layer.us
+        kind = layer.kind if layer.kind in ("conv", "dwconv") else "other"
+        parts[f"{kind}_us"] += layer.parts_us["dpu"]
+        parts["shave_us"] += layer.parts_us["shave"]
+        parts["move_us"] += layer.parts_us["dma"]
+        parts["wait_us"] += layer.wait_us
+        counts[f"{kind}_layers"] += layer.parts_us["dpu"] > 0
+        counts["shave_layers"] += layer.parts_us["shave"] > 0
+        counts["move_layers"] += layer.parts_us["dma"] > 0
+    parts["ends_us"] = cost.input_us + cost.output_us
     return {
         "macs": graph.macs,
         "tiles": schedule.tiles,
         "mhz": schedule.clock_mhz,
         "compiler_us": round(schedule.makespan_us, 3),
         "model_us": round(cost.total_us, 3),
-        "layers": sum(layer.us > 0 for layer in cost.layers),
-        "dpu_us": round(units["dpu"], 3),
-        "shave_us": round(units["shave"], 3),
-        "move_us": round(units["dma"], 3),
-        "wait_us": round(sum(layer.wait_us for layer in cost.layers), 3),
-        "ends_us": round(cost.input_us + cost.output_us, 3),
+        **{name: round(value, 3) for name, value in parts.items()},
+        **counts,
     }
 
 
@@ -108,21 +117,47 @@ def plan_all(arguments: argparse.Namespace) -> None:
     append_rows(NETWORKS, rows)
 
 
+def weigh(sums: np.ndarray, truth: np.ndarray, prior: np.ndarray, hold: float) -> np.ndarray:
+    """Non-negative weights of sums ``(n, m)`` that minimise relative errors, held to `prior`.
+
+    A sum is held the less, the larger its share is.
+    """
+    x = sums / truth[:, None]
+    size = np.sqrt((x**2).mean(axis=0)) + 1e-12
+    held = hold * np.sqrt(len(x)) * np.diag(np.maximum(size, size.max() / 100))
+    weights: np.ndarray = nnls(np.vstack([x, held]), np.concatenate([np.ones(len(x)), held @ prior]))[0]
+    return weights
+
+
+def choose_hold(sums: np.ndarray, truth: np.ndarray, prior: np.ndarray, spaces: np.ndarray) -> float:
+    """The hold that does best when each of the spaces is left out."""
+    errors = {}
+    for hold in HOLDS:
+        off = [
+            np.abs(sums[out] @ weigh(sums[~out], truth[~out], prior, hold) / truth[out] - 1).mean()
+            for out in (spaces == space for space in np.unique(spaces))
+        ]
+        errors[hold] = np.mean(off)
+    return min(errors, key=lambda hold: errors[hold])
+
+
 def predictions(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """What each method says of every network, fitted without its space."""
     truth = np.array([row["compiler_us"] for row in rows])
     model = np.array([row["model_us"] for row in rows])
     macs = np.array([row["macs"] for row in rows])
     spaces = np.array([row["space"] for row in rows])
-    sums = np.array([[1.0 if name == "one" else row[name] for name in SUMS] for row in rows])
+    sums = np.array([[1.0, *(row[name] for name in COUNTS), *(row[name] for name in PARTS)] for row in rows])
     shares = np.column_stack([np.log(model), sums[:, 1:] / model[:, None]])
     found = {name: np.zeros(len(rows)) for name in ("MACs", "cost model, scaled", "weights", "trees")}
     for space in np.unique(spaces):
         held, seen = spaces == space, spaces != space
+        scale = np.median(truth[seen] / model[seen])
         found["MACs"][held] = macs[held] * np.median(truth[seen] / macs[seen])
-        found["cost model, scaled"][held] = model[held] * np.median(truth[seen] / model[seen])
-        weights, _ = nnls(sums[seen] / truth[seen, None], np.ones(seen.sum()))
-        found["weights"][held] = sums[held] @ weights
+        found["cost model, scaled"][held] = model[held] * scale
+        prior = np.repeat([0.0, scale], [1 + len(COUNTS), len(PARTS)])
+        hold = choose_hold(sums[seen], truth[seen], prior, spaces[seen])
+        found["weights"][held] = sums[held] @ weigh(sums[seen], truth[seen], prior, hold)
         trees = XGBRegressor(max_depth=2, n_estimators=100, learning_rate=0.1, subsample=0.8, n_jobs=1, random_state=0)
         trees.fit(shares[seen], np.log(truth[seen] / model[seen]))
         found["trees"][held] = model[held] * np.exp(trees.predict(shares[held]))

@@ -32,6 +32,8 @@ class LayerCost:
         Cycles that it keeps the NPU busy, of the tensor units' clock; transfers from memory apart.
     us
         The same in microseconds.
+    parts_us
+        Of these the microseconds of each unit: ``dpu``, ``shave`` and ``dma``.
     dma_us
         Microseconds of bringing its weights from memory, by one DMA engine.
     wait_us
@@ -45,6 +47,7 @@ class LayerCost:
     unit: str
     cycles: float
     us: float
+    parts_us: dict[str, float]
     dma_us: float
     wait_us: float
     known: bool = True
@@ -117,7 +120,8 @@ def network_cost(graph: Graph, costs: LayerCosts, type_: str = "FLOAT16") -> Net
         us, dma_us, known = sum(units.values()), platform.ddr_us(weights), lowering.knows(node.kernel)
         wait_us = max(0.0, dma_us / platform.dma_ports - before)
         unit = max(units, key=units.__getitem__) if us else "none"
-        layers.append(LayerCost(node.name, node.kernel.op, unit, us * platform.dpu_mhz, us, dma_us, wait_us, known))
+        cycles_ = us * platform.dpu_mhz
+        layers.append(LayerCost(node.name, node.kernel.op, unit, cycles_, us, units, dma_us, wait_us, known))
         by_network, busy = by_network + (units["dpu"] if known else 0.0), busy + us
         before = us if us else before  # what takes no time hides nothing, and stands in no one's way
     return NetworkCost(
