@@ -174,7 +174,7 @@ def search(
     )
     plan = Plan(settings)  # every mistake of the user shows before a folder is made
     folder = Path(run) if run is not None else default_run_path(space, data)
-    with Run.create(folder, asdict(settings)) as opened:
+    with Run.create(folder, asdict(settings), space=plan.space.spec) as opened:
         return _execute(opened, plan, progress)
 
 
