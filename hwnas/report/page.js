@@ -306,7 +306,7 @@
       const button = element("button", cell.textContent, { type: "button" });
       button.addEventListener("click", () => {
         const down = cell.getAttribute("aria-sort") !== "descending", body = table.tBodies[0];
-        const read = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+        const read = (row) => row.cells[column].textContent.replace(/ %$/, "");
         const compare = (a, b) => (isNaN(read(a)) || isNaN(read(b)) ? read(a).localeCompare(read(b)) : read(a) - read(b));
         table.querySelectorAll("th").forEach((each) => each.setAttribute("aria-sort", "none"));
         cell.setAttribute("aria-sort", down ? "descending" : "ascending");

@@ -131,7 +131,13 @@ def plot(key: str, label: str, height: int = 380) -> str:
     )
 
 
-def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: frozenset[int] = frozenset()) -> str:
+def html_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric: frozenset[int] = frozenset(),
+    *,
+    sortable: bool = False,
+) -> str:
     """Rows of ready-made HTML cells as a table; the columns in `numeric` are aligned to the right."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
@@ -139,4 +145,5 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: froz
         return "<tr>" + "".join(f"<{tag}{m}>{c}</{tag}>" for m, c in zip(marks, cells, strict=True)) + "</tr>"
 
     body = "".join(line("td", row) for row in rows)
-    return f'<div class="wide"><table><thead>{line("th", head)}</thead><tbody>{body}</tbody></table></div>'
+    kind = ' class="sortable"' if sortable else ""
+    return f'<div class="wide"><table{kind}><thead>{line("th", head)}</thead><tbody>{body}</tbody></table></div>'
