@@ -85,9 +85,7 @@ class Run:
     # ------------------------------------------------------------------ opening
 
     @classmethod
-    def create(
-        cls, path: str | os.PathLike[str], settings: Mapping[str, Any], *, space: str | None = None
-    ) -> Self:
+    def create(cls, path: str | os.PathLike[str], settings: Mapping[str, Any], *, space: str | None = None) -> Self:
         """Start a run in the folder `path` and own it.
 
         Parameters

@@ -51,7 +51,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-for command in (devices, spaces, strategies, tasks, tables, profile, tune, pool, search, export, predict, report, compare):
+for command in (
+    devices,
+    spaces,
+    strategies,
+    tasks,
+    tables,
+    profile,
+    tune,
+    pool,
+    search,
+    export,
+    predict,
+    report,
+    compare,
+):
     app.command()(command)
 app.command("import")(import_networks)
 

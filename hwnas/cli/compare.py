@@ -12,7 +12,9 @@ __all__ = ["compare"]
 
 
 def compare(
-    devices: Annotated[list[str], typer.Argument(metavar="DEVICE...", help="Devices with a table; see `hwnas tables`.")],
+    devices: Annotated[
+        list[str], typer.Argument(metavar="DEVICE...", help="Devices with a table; see `hwnas tables`.")
+    ],
     space: Annotated[
         str | None,
         typer.Option(metavar="SPACE", help="Search space [default: one of which all the tables have networks]."),

@@ -19,13 +19,16 @@ def report(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="A run with --strategy random and otherwise the same settings, to compare with."),
+        typer.Option(
+            metavar="RUN", help="A run with --strategy random and otherwise the same settings, to compare with."
+        ),
     ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Show the page on this machine and keep it fresh, until Ctrl-C.")
     ] = False,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="Port of --serve [default: a free one].", show_default=False)
+        int,
+        typer.Option(min=0, max=65535, metavar="N", help="Port of --serve [default: a free one].", show_default=False),
     ] = 0,
     json: Json = False,
 ) -> None:

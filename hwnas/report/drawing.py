@@ -10,8 +10,8 @@ from hwnas.spaces.graph import Graph
 
 __all__ = ["draw_network"]
 
-_BOX, _HEIGHT, _GAP, _ROW = 218, 38, 26, 56
-_BAR, _PAD = 190, 8
+_BOX, _HEIGHT, _GAP, _ROW = 206, 38, 14, 54
+_BAR, _PAD = 128, 6
 _LABEL, _TIMES = 36, 48
 #: Blocks that are drawn at most: a picture of more is no picture.
 _MOST_BLOCKS = 300
@@ -156,14 +156,14 @@ def _box(block: Graph, x: float, y: float, cost: float | None, method: str, insi
     return (
         f"<g><title>{escape(title)}</title>"
         f'<rect class="{kind}" x="{x:.0f}" y="{y:.0f}" width="{_BOX}" height="{_HEIGHT}" rx="5"/>'
-        f'<text x="{x + 10:.0f}" y="{y + 16:.0f}">{escape(_short(block.label, 28))}</text>'
-        f'<text class="s" x="{x + 10:.0f}" y="{y + 30:.0f}">{escape(words)}</text>'
+        f'<text x="{x + 9:.0f}" y="{y + 16:.0f}">{escape(_short(block.label, 28))}</text>'
+        f'<text class="s" x="{x + 9:.0f}" y="{y + 30:.0f}">{escape(words)}</text>'
         "</g>"
     )
 
 
 def _bar(x: float, y: float, cost: float, largest: float) -> str:
-    length = max(1.0, (_BAR - 70) * cost / largest) if largest > 0 and cost > 0 else 0.0
+    length = max(1.0, (_BAR - 64) * cost / largest) if largest > 0 and cost > 0 else 0.0
     return (
         f'<rect class="bar" x="{x:.0f}" y="{y + 11:.0f}" width="{length:.1f}" height="16" rx="2"/>'
         f'<text class="s" x="{x + length + 7:.1f}" y="{y + 23:.0f}">{number(cost, 3)} ms</text>'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def exported_files(run: Run) -> list[ExportedFile]:
 def _read(folder: Path, path: Path) -> ExportedFile:
     from hwnas.spaces.onnx_reader import load_onnx
 
-    name, size = str(path.relative_to(folder)), os.path.getsize(path)
+    name, size = str(path.relative_to(folder)), path.stat().st_size
     if size > _MOST_BYTES:
         return ExportedFile(name, size, problem="too large to be opened for a report")
     try:

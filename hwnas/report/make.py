@@ -19,7 +19,7 @@ from hwnas.report.files import ExportedFile, exported_files
 from hwnas.report.page import Page, html_table, plot, section
 from hwnas.report.prices import DevicePrices, device_prices
 from hwnas.report.trials import Trials
-from hwnas.report.words import as_text, costs_of, describe_cost, number, span, summarise, value_of
+from hwnas.report.words import as_text, costs_of, number, span, summarise, value_of
 from hwnas.run import Run, checked
 from hwnas.spaces.errors import ConfigError, HwnasError
 from hwnas.spaces.files import atomic_write
@@ -217,7 +217,7 @@ def _sections(
         '<section id="detail" class="full" hidden><h2>Selected architecture</h2><div id="chosen"></div></section>',
         section("progress", "Progress", plot("progress", "best score so far by evaluations"), _progress_words(data)),
     ]
-    found += _predicted_sections(data, prices)
+    found += _predicted_sections(data)
     if data["traces"]:
         parts = [plot(f"trace-{index}", each["title"], 240) for index, each in enumerate(data["traces"])]
         found.append(section("distribution", "Distribution of the strategy", *parts, _marginals(run, state), wide=True))
@@ -263,7 +263,7 @@ def _progress_words(data: Mapping[str, Any]) -> str:
     return f"<p>Best score so far of what fits the budget. {escape(data['progress']['note'])}</p>"
 
 
-def _predicted_sections(data: Mapping[str, Any], prices: Sequence[DevicePrices]) -> list[str]:
+def _predicted_sections(data: Mapping[str, Any]) -> list[str]:
     found = []
     for index, each in enumerate(data["predicted"]):
         words = []
@@ -373,8 +373,14 @@ def _network(
 def _settings(summary: Mapping[str, Any]) -> str:
     facts = [*summary["settings"].items(), ("created", summary["created_at"])]
     facts += list(summary["versions"].items()) if isinstance(summary["versions"], dict) else []
-    rows = [(escape(str(name)), f"<code>{escape(str(value))}</code>") for name, value in facts]
+    rows = [(escape(str(name)), f"<code>{escape(_setting(value))}</code>") for name, value in facts]
     return html_table(("setting", "value"), rows)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _marginals(run: Run, state: Mapping[str, Any] | None) -> str:
@@ -384,7 +390,9 @@ def _marginals(run: Run, state: Mapping[str, Any] | None) -> str:
     spec = (run.best or {}).get("space") or run.info.get("space") or run.settings.get("space")
     try:
         space = get_space(str(spec))
-        distribution = ArchitectureDistribution.from_json(space.radices, (state or {})["strategy"]["own"]["distribution"])
+        distribution = ArchitectureDistribution.from_json(
+            space.radices, (state or {})["strategy"]["own"]["distribution"]
+        )
     except (HwnasError, ValueError, KeyError, TypeError):  # of another version, or shaped by data that is not here
         return "<p>The probabilities of the choices cannot be shown: they do not fit the space of the run.</p>"
     rows = []

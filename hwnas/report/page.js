@@ -13,7 +13,8 @@
   const number = (value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(4))));
   // plotly reads a few tags in texts; what comes from files must not be read so
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  // the ends of labels tell them apart
+  const cut = (text, most) => (text.length > most ? `${text.slice(0, Math.ceil(most / 2) - 1)}…${text.slice(-Math.floor(most / 2))}` : text);
   function element(tag, text, attributes = {}) {
     const made = document.createElement(tag);
     if (text !== null) made.textContent = text;
@@ -177,7 +178,7 @@
   }
 
   function heat(id, rows, columns, values, about) {
-    const narrow = NARROW.matches, short = (text) => plain(cut(text, narrow ? 14 : 22));
+    const narrow = NARROW.matches, short = (text) => plain(cut(text, narrow ? 16 : 22));
     // ticks are places, not texts: two labels that are cut alike stay two
     const ticks = (labels) => ({ tickmode: "array", tickvals: labels.map((_, i) => i), ticktext: labels.map(short) });
     const text = values.map((row, i) => row.map((_, j) => `${plain(rows[i])}<br>${plain(columns[j])}`));

@@ -73,11 +73,11 @@ def points(trials: Trials, constraints: Sequence[Constraint], space: SearchSpace
         "costs": {name: _rounded(values[shown]) for name, values in trials.costs.items()},
         "axes": axes,
         "best": place.get(best) if best is not None else None,
-        "decisions": _decisions(trials, space),
+        "decisions": _decisions(space),
     }
 
 
-def _decisions(trials: Trials, space: SearchSpace | None) -> list[dict[str, Any]] | None:
+def _decisions(space: SearchSpace | None) -> list[dict[str, Any]] | None:
     """Names of the decisions and choices; None where the space is not known."""
     if space is None:
         return None

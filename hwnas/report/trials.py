@@ -109,7 +109,9 @@ class Trials:
             at = np.flatnonzero(self.fits & (self.stage == stage))
             best = np.maximum.accumulate(self.scores[at])
             kept = np.flatnonzero(np.concatenate([[True], best[1:] > best[:-1]]))
-            last = len(self) if stage == self.stage[self.fits].max() else int(np.flatnonzero(self.stage == stage)[-1]) + 1
+            last = (
+                len(self) if stage == self.stage[self.fits].max() else int(np.flatnonzero(self.stage == stage)[-1]) + 1
+            )
             lines.append((np.append(at[kept] + 1, last), np.append(best[kept], best[-1])))
         return lines
 
