@@ -1,7 +1,7 @@
 """Devices compared on the same random architectures of a space: do they rank alike, and where not?
 
 Latencies are the prices of each device's table, so every device has the method of its table, and nothing is measured
-here. What an operator costs is taken relative to a network's mean latency on the same device: a device that is slower in
+here. What an operator costs is relative to a network's mean latency on the same device: a device that is slower in
 everything disagrees with no one.
 """
 
@@ -249,7 +249,7 @@ def distinct_architectures(space: SearchSpace, seed: int, draws: int) -> np.ndar
 
 
 def kendall_matrix(values: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b between every two columns of `values`, shape ``(n, m)``; returns ``(m, m)``, NaN for constants."""
+    """Kendall's tau-b between every two columns of `values`, shape ``(n, m)``; returns ``(m, m)``."""
     from scipy.stats import kendalltau
 
     count = values.shape[1]
@@ -343,8 +343,8 @@ def _page(comparison: Comparison) -> Page:
             "Devices",
             devices,
             "<p>Prices from each device's table, by the table's method; no device was measured for this page. Speed is "
-            "relative to the first device, the median of the architectures. ±90 %: what 90 % of the table's networks are "
-            "within of their price.</p>",
+            "relative to the first device, the median of the architectures. ±90 %: what 90 % of the networks "
+            "in the table are within of their price.</p>",
             wide=True,
         )
         + section(
@@ -358,8 +358,8 @@ def _page(comparison: Comparison) -> Page:
             "operators",
             "Where they disagree",
             plot("grid-1", "what each choice adds on each device", 150 + 34 * len(shown)),
-            "<p>What a choice adds to a network, compared with the mean choice in its place, in percent of the mean latency "
-            "on that device; mean over the decisions that offer it. Those on which the devices lie farthest apart first.</p>",
+            "<p>What a choice adds to a network, compared with the mean choice in its place, in percent of the mean "
+            "latency on that device; mean over the decisions that offer it. Largest differences first.</p>",
         )
         + section("list", "All choices", operators, wide=True)
     )

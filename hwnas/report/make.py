@@ -229,8 +229,8 @@ def _sections(
     if data["choices"]:
         rows = len(data["choices"]["rows"])
         words = (
-            f"<p>Share of each choice among all {data['choices']['counts'][0]:,} evaluated architectures, and among the "
-            f"best tenth of those that fit ({data['choices']['counts'][1]:,}).</p>"
+            f"<p>Share of each choice among all {data['choices']['counts'][0]:,} evaluated architectures, and among "
+            f"the best tenth of those that fit ({data['choices']['counts'][1]:,}).</p>"
         )
         figure = plot("choices", "share of each choice by decision", 150 + 18 * rows)
         found.append(section("choices", "Operator choices", '<div class="switches" id="which"></div>', figure, words))
@@ -271,8 +271,8 @@ def _predicted_sections(data: Mapping[str, Any]) -> list[str]:
             words.append("Finalists, with the 90 % interval of the prediction and that of the device's number.")
         if each["networks"]:
             words.append(
-                f"Dots: {len(each['networks']['given']):,} networks of the device's table ({escape(each['method'])}), each "
-                "predicted by a fit that never saw it."
+                f"Dots: {len(each['networks']['given']):,} networks of the device's table ({escape(each['method'])}), "
+                "each predicted by a fit that never saw it."
             )
         figure = plot(f"predicted-{index}", f"predicted against given latency of {each['name']}")
         title = "Predicted against measured"
@@ -287,8 +287,8 @@ def _table_sections(data: Mapping[str, Any], prices: Sequence[DevicePrices]) -> 
     for index, each in enumerate(data["table"]):
         words = (
             f"<p>Milliseconds of what depends on each decision, by choice, on {escape(each['name'])} "
-            f"({escape(each['hardware'])}): {escape(each['method'])}, corrected on whole networks where the table has some; "
-            "the table as it is now.</p>"
+            f"({escape(each['hardware'])}): {escape(each['method'])}, corrected on whole networks where the table has "
+            "some; the table as it is now.</p>"
         )
         figure = plot(f"table-{index}", f"latency of each choice on {each['name']}", 150 + 18 * len(each["rows"]))
         found.append(section(f"table-{index}", "Latency table", figure, words))

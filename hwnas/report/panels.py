@@ -153,11 +153,11 @@ def progress(run: Run, trials: Trials, against: Trials | None, uniform: float) -
         first = int(min(uniform, len(trials)))
         random = _random(trials, first) if first >= 2 and not trials.stage.any() else None
         note = (
-            f"Random search: the first {first} trials of this run are uniform draws under the budget; the curve is what "
-            "the best of so many of them scores on average, with the range of 80 % of draws, and ends with them."
+            f"Random search: the first {first} trials of this run are uniform draws under the budget; the curve is "
+            "what the best of so many of them scores on average, with the range of 80 % of draws, and ends with them."
             if random is not None
-            else f"No trial of this run is known to be a uniform draw ({strategy}). A random search to compare with, made "
-            "with --strategy random and otherwise the same settings, is named with --against."
+            else f"No trial of this run is known to be a uniform draw ({strategy}). A random search to compare with, "
+            "made with --strategy random and otherwise the same settings, is named with --against."
         )
     return {"lines": lines, "random": random, "note": note}
 
