@@ -1,4 +1,4 @@
-"""The pages driven in headless Chromium: points and rows select, tables sort, nothing is logged or asked of a network."""
+"""The pages driven in headless Chromium: points and rows select, tables sort, nothing is logged or asked for."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the browser is d
 BROWSER = os.environ.get("HWNAS_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no chromium here, and HWNAS_BROWSER names no browser")
 
+#: a machine with much other work takes long
+SECONDS = 180
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 EVIL = '</script><img src="x" onerror="window.evil = 1"><b>'
 
@@ -41,6 +43,7 @@ class Tab:
     def __init__(self, browser: Any, url: str, size: str = "desktop", scheme: str = "light") -> None:
         width, height = SIZES[size]
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context.set_default_timeout(SECONDS * 1000)
         self.page = context.new_page()
         self.logged: list[str] = []
         self.asked: list[str] = []
@@ -147,9 +150,7 @@ def test_axis_and_shares_are_switched(browser: Any, report: str) -> None:
     tab.clean(report)
 
 
-def test_a_served_report_keeps_the_readers_place(
-    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_served_report_keeps_the_readers_place(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "_REST", 0.0)
     folder = fill(tmp_path / "run")
     with serve_report(folder) as server:
@@ -159,7 +160,7 @@ def test_a_served_report_keeps_the_readers_place(
         tab.page.evaluate("scrollTo(0, 700)")
         with hwnas.Run.open(folder) as run:
             run.add_trial(Evaluation((1, 2, 3, 4, 0, 1), 0.99, {"flops": 3e7}))
-        tab.page.wait_for_function("document.querySelector('.facts').textContent.includes('61')", timeout=20_000)
+        tab.page.wait_for_function("document.querySelector('.facts').textContent.includes('61')")
         assert tab.page.evaluate("scrollY") == pytest.approx(700, abs=2)
         assert tab.column(1)[:3] == ["1", "2", "3"]
         assert tab.page.locator("#chosen dd").first.inner_text() == "5"

@@ -160,7 +160,7 @@ def test_runs_that_do_not_compare(tmp_path: Path) -> None:
     a_run(tmp_path / "other", count=5, strategy="random", evaluator="scratch")
     with pytest.raises(ConfigError, match="strategy evolution, not random"):
         hwnas.report(tmp_path / "run", against=tmp_path / "same")
-    with pytest.raises(ConfigError, match="evaluator is None in .* and 'scratch'"):
+    with pytest.raises(ConfigError, match=r"evaluator is None in .* and 'scratch'"):
         hwnas.report(tmp_path / "run", against=tmp_path / "other")
 
 
