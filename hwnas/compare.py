@@ -370,7 +370,7 @@ def _text(comparison: Comparison, most: int) -> str:
     names = comparison.names
     wide = max(map(len, names))
     lines = [f"{len(comparison.architectures)} architectures of {comparison.space}", ""]
-    head = ("device", "method", "median ms", "10 %", "90 %", "speed", "±90 %")
+    head: tuple[str, ...] = ("device", "method", "median ms", "10 %", "90 %", "speed", "±90 %")
     rows = [
         (
             device.key,

@@ -79,9 +79,9 @@ class Trials:
         fits = np.isfinite(found) & np.array(allowed, dtype=bool)
         for constraint in constraints:
             if constraint.name in columns:
-                values = columns[constraint.name]
+                column = columns[constraint.name]
                 with np.errstate(invalid="ignore"):
-                    met = values <= constraint.bound if constraint.relation == "<=" else values >= constraint.bound
+                    met = column <= constraint.bound if constraint.relation == "<=" else column >= constraint.bound
                 fits &= met
         matrix = np.array(choices, dtype=np.int32).reshape(len(found), decisions or 0)
         return cls(matrix, found, columns, fits, np.array(stages, dtype=np.int64))

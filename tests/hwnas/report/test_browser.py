@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,14 @@ class Tab:
         self.page.on("pageerror", lambda error: self.logged.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(url)
-        self.page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 0")
+        self.page.wait_for_selector(".plot .main-svg")
+
+    def until(self, expression: str) -> None:
+        """Wait for it to hold; the page's policy forbids playwright to wait inside of it."""
+        end = time.monotonic() + SECONDS
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, expression
+            self.page.wait_for_timeout(100)
 
     def clean(self, url: str) -> None:
         """Nothing was logged, nothing but the page itself was asked for, nothing sticks out at the side."""
@@ -104,7 +112,7 @@ def test_the_colours_follow_the_reader(browser: Any, report: str) -> None:
     ink = "getComputedStyle(document.querySelector('#plot-scatter .xtick text')).fill"
     before = tab.page.evaluate(ink)
     tab.page.emulate_media(color_scheme="dark")
-    tab.page.wait_for_function(f"{ink} !== '{before}'")
+    tab.until(f"{ink} !== '{before}'")
     tab.clean(report)
 
 
@@ -160,7 +168,7 @@ def test_a_served_report_keeps_the_readers_place(browser: Any, tmp_path: Path, m
         tab.page.evaluate("scrollTo(0, 700)")
         with hwnas.Run.open(folder) as run:
             run.add_trial(Evaluation((1, 2, 3, 4, 0, 1), 0.99, {"flops": 3e7}))
-        tab.page.wait_for_function("document.querySelector('.facts').textContent.includes('61')")
+        tab.until("document.querySelector('.facts').textContent.includes('61')")
         assert tab.page.evaluate("scrollY") == pytest.approx(700, abs=2)
         assert tab.column(1)[:3] == ["1", "2", "3"]
         assert tab.page.locator("#chosen dd").first.inner_text() == "5"
