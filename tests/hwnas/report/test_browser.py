@@ -152,7 +152,7 @@ def test_axis_and_shares_are_switched(browser: Any, report: str) -> None:
     tab = Tab(browser, report)
     tab.page.locator("#axis button").nth(1).click()
     title = tab.page.locator("#plot-scatter .xtitle")
-    assert title.inner_text() == EVIL
+    assert title.text_content() == EVIL
     tab.page.locator("#which button").first.click()
     assert tab.page.locator("#which button").first.get_attribute("aria-pressed") == "true"
     tab.clean(report)
