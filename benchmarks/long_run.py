@@ -103,12 +103,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keep the run folders here, and use those that are here already")
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for count in arguments.trials:
-            path = Path(folder) / str(count)
-            make_run(path, count)
+            path = (arguments.folder or Path(folder)) / str(count)
+            if not path.exists():
+                make_run(path, count)
             for name, code in TASKS.items():
                 found = []
                 for _ in range(arguments.repeat):

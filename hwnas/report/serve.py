@@ -45,13 +45,13 @@ class ReportServer:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
-    def _build(self) -> tuple[bytes, str]:
-        """The page and its tag."""
+    def _build(self) -> tuple[int, bytes, str]:
+        """A status of HTTP, the page, and its tag."""
         began = time.monotonic()
         self._state = self._signature()
         page, _ = build_page(Run.open(self._run, write=False), self._against)
         self._next = time.monotonic() + _REST * (time.monotonic() - began)
-        return page.html(live=True).encode(), f'"{abs(hash(self._state)):x}"'
+        return 200, page.html(live=True).encode(), f'"{abs(hash(self._state)):x}"'
 
     def _signature(self) -> tuple[Any, ...]:
         """What changes when the run goes on."""
@@ -64,15 +64,14 @@ class ReportServer:
             found.append((name, status.st_size, status.st_mtime_ns))
         return tuple(found)
 
-    def page(self) -> tuple[bytes, str]:
-        """The page as it is now and its tag; the last one that could be made, if the run is damaged meanwhile."""
+    def page(self) -> tuple[int, bytes, str]:
+        """Status, page and tag as the run is now; one sentence of plain text, if the run is damaged meanwhile."""
         with self._made:
             if time.monotonic() >= self._next and self._signature() != self._state:
                 try:
                     self._page = self._build()
                 except HwnasError as error:
-                    text = f"hwnas: {error}".encode()
-                    self._page = text, f'"{abs(hash(text)):x}"'
+                    self._page = 503, f"hwnas: {error}".encode(), ""
             return self._page
 
     def wait(self) -> None:
@@ -124,22 +123,22 @@ def _handler(owner: ReportServer) -> type[BaseHTTPRequestHandler]:
             if host not in (_HOST, "localhost"):  # a foreign page that had its name point here
                 self._answer(403, b"this page is for this machine only", "text/plain")
             elif self.path in ("/", "/index.html"):
-                content, tag = owner.page()
-                self._answer(200, content, "text/html; charset=utf-8", tag)
+                code, content, tag = owner.page()
+                self._answer(code, content, f"text/{'html' if code == 200 else 'plain'}; charset=utf-8", tag)
             elif self.path == "/plotly.js" and (source := plotly_source()) is not None:
                 self._answer(200, source.encode(), "text/javascript; charset=utf-8", '"plotly"')
             else:
                 self._answer(404, b"there is nothing here", "text/plain")
 
-        def _answer(self, code: int, content: bytes, kind: str, tag: str | None = None) -> None:
-            if tag is not None and self.headers.get("If-None-Match") == tag:
+        def _answer(self, code: int, content: bytes, kind: str, tag: str = "") -> None:
+            if tag and self.headers.get("If-None-Match") == tag:
                 code, content = 304, b""
             self.send_response(code)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("X-Content-Type-Options", "nosniff")
             self.send_header("Cache-Control", "no-cache")
-            if tag is not None:
+            if tag:
                 self.send_header("ETag", tag)
             self.end_headers()
             self.wfile.write(content)

@@ -47,7 +47,9 @@ def test_the_page_follows_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch)
         assert '"total":2' in second
         with open(folder / "trials.jsonl", "a") as stream:
             stream.write("no JSON\n")
-        assert "line 3" in ask(server.url)[1]
+        code, text, _ = ask(server.url)
+        assert code == 503
+        assert "line 3" in text
     assert not (folder / "report.html").exists()
 
 
