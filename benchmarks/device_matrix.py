@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 from record import RESULTS, append_rows
-from scipy.stats import kendalltau
 
+from hwnas.compare import distinct_architectures, kendall_matrix
 from hwnas.latency_tables import LatencyTable, list_tables
 from hwnas.pricing import LatencyModel
 from hwnas.spaces import SearchSpace, get_space
@@ -41,15 +41,6 @@ def published(architectures: np.ndarray, sources: tuple[str, ...]) -> dict[str, 
     rows = [place[tuple(row)] for row in architectures.tolist()]
     columns = {name: table[name].to_numpy().astype(float)[rows] for name in table.column_names if name != "arch_idx"}
     return {name: np.where(ms > 0, ms, np.nan) for name, ms in columns.items() if name.startswith(sources)}
-
-
-def draw(space: SearchSpace, seed: int, count: int) -> np.ndarray:
-    """Different random architectures; those that are the same computation count once, those without any not at all."""
-    rows = space.sample(count, np.random.default_rng(seed))
-    live = space.live(rows)
-    rows, parts = rows[live.any(axis=1)], np.where(live, rows, -1)[live.any(axis=1)]
-    _, first = np.unique(parts, axis=0, return_index=True)
-    return rows[np.sort(first)]
 
 
 def priced(space: SearchSpace, architectures: np.ndarray, tables: Path | None) -> dict[str, np.ndarray]:
@@ -93,7 +84,7 @@ def main() -> None:
     parser.add_argument("--published", nargs="*", default=PUBLISHED, help="columns, by how their names begin")
     arguments = parser.parse_args()
     space = get_space(arguments.space)
-    architectures = draw(space, arguments.seed, 50 * arguments.architectures)
+    architectures = distinct_architectures(space, arguments.seed, 50 * arguments.architectures)
     measured: dict[str, np.ndarray] = {}
     if space.name == "nasbench201" and DATA.is_dir():
         measured = published(architectures, tuple(arguments.published))
@@ -104,7 +95,7 @@ def main() -> None:
     latency |= {f"{name} (published)": ms[kept] for name, ms in measured.items()}
     latency[MACS] = np.array([space.lower(row).macs for row in architectures.tolist()], dtype=float)
     names = list(latency)
-    tau = np.array([[kendalltau(latency[one], latency[other]).statistic for other in names] for one in names])
+    tau = kendall_matrix(np.column_stack([latency[name] for name in names]))
     rows = [
         {
             "date": datetime.date.today().isoformat(),

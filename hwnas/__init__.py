@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwnas.backbone import export_backbone
+    from hwnas.compare import compare_devices as compare
     from hwnas.export_run import export_run as export
     from hwnas.kernel_profiling import profile_kernels
     from hwnas.latency_predictor import LatencyPredictor, choose_items
@@ -52,6 +53,7 @@ _HOME = {
     "Run": "hwnas.run:Run",
     "SearchSpace": "hwnas.spaces.space:SearchSpace",
     "choose_items": "hwnas.latency_predictor:choose_items",
+    "compare": "hwnas.compare:compare_devices",
     "export": "hwnas.export_run:export_run",
     "export_backbone": "hwnas.backbone:export_backbone",
     "get_space": "hwnas.spaces.space:get_space",
@@ -74,6 +76,7 @@ __all__ = [
     "SearchSpace",
     "__version__",
     "choose_items",
+    "compare",
     "export",
     "export_backbone",
     "get_space",

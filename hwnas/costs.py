@@ -166,6 +166,21 @@ class AdditiveCost(_Tabular):
         """The same cost over a sub-space: decision `d` keeps ``choices[d]``, renumbered from 0."""
         return AdditiveCost(np.array([len(c) for c in choices]), self._restrict(choices), self.constant)
 
+    def marginals(self) -> list[np.ndarray]:
+        """What depends on each decision, a value a choice, averaged over the other decisions as if each were uniform.
+
+        Zeros where nothing depends on a decision; NaN parts are left out of an average.
+        """
+        found = [np.zeros(int(radix)) for radix in self.radices]
+        for part in self.parts:
+            cube = part.table.reshape([int(self.radices[d]) for d in part.decisions])
+            for axis, decision in enumerate(part.decisions):
+                flat = np.moveaxis(cube, axis, 0).reshape(cube.shape[axis], -1)
+                known = ~np.isnan(flat)
+                total, count = np.where(known, flat, 0.0).sum(axis=1), known.sum(axis=1)
+                found[decision] += np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return found
+
     def range(self) -> tuple[float, float]:
         """Bounds that every value lies between; tight when no two parts share a decision. NaN parts are left out."""
         low = high = self.constant

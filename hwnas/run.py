@@ -27,7 +27,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -75,7 +75,7 @@ class Run:
     settings
         What the run was started with: plain values, lists and tables; settings that were ``None`` are absent.
     info
-        The rest of ``run.toml``: ``format``, ``created_at`` and a table ``versions``.
+        The rest of ``run.toml``: ``format``, ``created_at``, ``space`` (canonical text) and a table ``versions``.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], info: dict[str, Any]) -> None:
@@ -85,8 +85,15 @@ class Run:
     # ------------------------------------------------------------------ opening
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> Self:
+    def create(cls, path: str | os.PathLike[str], settings: Mapping[str, Any], *, space: str | None = None) -> Self:
         """Start a run in the folder `path` and own it.
+
+        Parameters
+        ----------
+        path, settings
+            The folder, and what the run is started with.
+        space
+            Canonical text of the space with what the data shape in it, if it is known.
 
         Raises
         ------
@@ -104,6 +111,7 @@ class Run:
             raise ConfigError(f"{folder} is not empty and is not a run folder; choose another name")
         versions = {name: metadata.version(name) for name in _PACKAGES}
         info = {"format": FORMAT, "created_at": datetime.now().astimezone().isoformat(timespec="seconds")}
+        info |= {} if space is None else {"space": space}
         run = cls(folder, for_toml(settings), {**info, "versions": versions})
         run._acquire()
         try:
@@ -215,13 +223,15 @@ class Run:
         ConfigError
             If a line is damaged; the text gives its number.
         """
-        found = []
+        return list(self.iter_trials())
+
+    def iter_trials(self) -> Iterator[Evaluation]:
+        """What `trials` lists, one at a time: a long run need not fit in memory."""
         for number, entry in self._read_log("trials.jsonl"):
             try:
-                found.append(Evaluation.from_json(entry))
+                yield Evaluation.from_json(entry)
             except ModelError as error:
                 raise self._damaged("trials.jsonl", number, "it does not describe an evaluation") from error
-        return found
 
     def add_finalist(self, finalist: Mapping[str, Any]) -> None:
         """Append one finalist that was trained, exported and measured to ``finalists.jsonl``.
@@ -248,24 +258,24 @@ class Run:
             found.append(entry)
         return found
 
-    def _read_log(self, name: str) -> list[tuple[int, dict[str, Any]]]:
+    def _read_log(self, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         path = self.path / name
         if not path.exists():
-            return []
+            return
         try:
-            data = path.read_bytes()
+            with open(path, "rb") as stream:
+                for number, line in enumerate(stream, start=1):
+                    if not line.endswith(b"\n"):  # what follows the last break is a torn line
+                        return
+                    try:
+                        entry = json.loads(line)
+                    except (ValueError, RecursionError) as error:
+                        raise self._damaged(name, number, "it is not JSON") from error
+                    if not isinstance(entry, dict):
+                        raise self._damaged(name, number, "it is not a JSON object")
+                    yield number, entry
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        entries = []
-        for number, line in enumerate(data.split(b"\n")[:-1], start=1):  # what follows the last break is a torn line
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise self._damaged(name, number, "it is not JSON") from error
-            if not isinstance(entry, dict):
-                raise self._damaged(name, number, "it is not a JSON object")
-            entries.append((number, entry))
-        return entries
 
     def _damaged(self, name: str, number: int, why: str) -> ConfigError:
         return ConfigError(f"line {number} of {self.path / name} is damaged: {why}; delete it to go on without it")

@@ -174,7 +174,7 @@ def search(
     )
     plan = Plan(settings)  # every mistake of the user shows before a folder is made
     folder = Path(run) if run is not None else default_run_path(space, data)
-    with Run.create(folder, asdict(settings)) as opened:
+    with Run.create(folder, asdict(settings), space=plan.space.spec) as opened:
         return _execute(opened, plan, progress)
 
 
@@ -354,9 +354,12 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
                 unsaved += 1
                 best = f", best {strategy.best.score:.4f}" if strategy.best else ""
                 report(len(trials), total, f"{len(trials)} of {total} architectures{best}")
-            if unsaved >= BATCH or not engine.busy:
+            # a state grows with the trials: saved ever more rarely, all savings together stay linear in them
+            if unsaved >= max(BATCH, len(trials) // 200):
                 run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
                 unsaved = 0
+        if unsaved:
+            run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
     recommended = strategy.recommendation
     if recommended is not None and all(trial.architecture != recommended for trial in trials):
         evaluators.stage = strategy.stage

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from hwnas import __version__
+from hwnas.cli.compare import compare
 from hwnas.cli.export import export
 from hwnas.cli.import_networks import import_networks
 from hwnas.cli.listings import devices, spaces, strategies, tables, tasks
@@ -50,7 +51,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-for command in (devices, spaces, strategies, tasks, tables, profile, tune, pool, search, export, predict, report):
+for command in (
+    devices,
+    spaces,
+    strategies,
+    tasks,
+    tables,
+    profile,
+    tune,
+    pool,
+    search,
+    export,
+    predict,
+    report,
+    compare,
+):
     app.command()(command)
 app.command("import")(import_networks)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -167,6 +167,17 @@ class Strategy(ABC):
     def planned(self) -> int:
         """How many evaluations the method's authors gave it; it never stops by itself."""
         return 1000
+
+    @classmethod
+    def uniform_start(cls, hyper: Mapping[str, Any]) -> float:
+        """How many of its first proposals are uniform feasible draws whatever it is told: a sample of random search.
+
+        Parameters
+        ----------
+        hyper
+            The strategy's own parameters, as `hyper` gives them.
+        """
+        return 0.0
 
     def expect(self, evaluations: int) -> None:
         """Be told how many evaluations the search will make; a strategy in stages divides them."""

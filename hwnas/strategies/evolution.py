@@ -15,6 +15,7 @@ distribution.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -87,6 +88,12 @@ class Evolution(Strategy):
     def planned(self) -> int:
         """Population times generations: 1,000 by default."""
         return self.population * self.generations
+
+    @classmethod
+    def uniform_start(cls, hyper: Mapping[str, Any]) -> float:
+        """The first population."""
+        size = hyper.get("population")
+        return float(size) if isinstance(size, int) else 0.0
 
     def _propose(self, count: int) -> list[Architecture]:
         if not self._queue:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from hwnas.evaluators.base import Evaluation
@@ -16,6 +18,11 @@ class RandomSearch(Strategy):
 
     name: ClassVar[str] = "random"
     summary: ClassVar[str] = "uniform feasible architectures, no repeats"
+
+    @classmethod
+    def uniform_start(cls, hyper: Mapping[str, Any]) -> float:
+        """All of them."""
+        return math.inf
 
     def _propose(self, count: int) -> list[Architecture]:
         return self._fresh(count)

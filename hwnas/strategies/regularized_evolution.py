@@ -9,6 +9,7 @@ cycles. AmoebaNet itself used 100 and 25.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,6 +68,12 @@ class RegularizedEvolution(Strategy):
     def planned(self) -> int:
         """The number of cycles: 200 by default."""
         return self.cycles
+
+    @classmethod
+    def uniform_start(cls, hyper: Mapping[str, Any]) -> float:
+        """The first population."""
+        size = hyper.get("population")
+        return float(size) if isinstance(size, int) else 0.0
 
     def _propose(self, count: int) -> list[Architecture]:
         found = []

@@ -19,7 +19,10 @@ from hwnas.profilers.campaign import network_model
 from hwnas.run import Run
 from hwnas.spaces import ConfigError, get_space
 
-COMMANDS = ("devices", "spaces", "strategies", "tables", "profile", "tune", "search", "export", "predict", "report")
+COMMANDS = (
+    *("devices", "spaces", "strategies", "tables", "profile", "tune", "search", "export", "predict", "report"),
+    "compare",
+)
 SPACE = "mobilenet(width=0.25,depth=0.25)"
 DEVICE = "cpu-onnxruntime"
 

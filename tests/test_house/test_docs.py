@@ -16,7 +16,7 @@ from hwnas.strategies import strategies
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 #: pages whose Python takes seconds; the others run the main job
-QUICK = ("docs/spaces.md", "docs/constraints.md", "docs/strategies/README.md")
+QUICK = ("docs/report.md", "docs/spaces.md", "docs/constraints.md", "docs/strategies/README.md")
 
 
 def name(path: Path) -> str:
