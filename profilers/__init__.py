@@ -34,6 +34,7 @@ profilers = Registry(
     "hwnas.profilers",
     {
         "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
+        "cpu-onnxruntime-ssh": "hwnas.profilers.cpu_onnxruntime_ssh:CpuOnnxRuntimeSsh",
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
         "cpu-tvm-rpc": "hwnas.profilers.cpu_tvm_rpc:CpuTvmRpc",
