@@ -88,7 +88,9 @@ def check_host(host: str) -> str:
     ConfigError
         If it is anything but labels of lower-case letters, digits, ``-`` and ``_``, with dots between them.
     """
-    if len(host) > 120 or not _HOST.fullmatch(host):
+    labels = host.split(".")
+    port = labels[-1].isdigit() and not (len(labels) == 4 and all(map(str.isdigit, labels)))
+    if len(host) > 120 or not _HOST.fullmatch(host) or port:
         raise ConfigError(
             f"{host!r} cannot name a board; write a host name in lower case, or an alias: "
             "user, port and address belong into ~/.ssh/config (Host pi4, HostName 192.168.1.5, User pi, Port 2222)"
@@ -149,18 +151,22 @@ class Connection:
         self.host = check_host(host)
         if reason := missing_client():
             raise DeviceUnavailable(reason)
-        agent = agent_file()
+        command, agent = _command(host, _python(python), len(agent_file())), agent_file()
         self.dropped: deque[int] = deque()
         self._lock = threading.Lock()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is open as long as the process runs
-        # a group of its own: Ctrl-C is for the caller, which then ends the connection
-        self._process = subprocess.Popen(
-            _command(host, _python(python), len(agent)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,
-        )
+        try:
+            # a group of its own: Ctrl-C is for the caller, which then ends the connection
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._errors.close()
+            raise DeviceUnavailable(f"ssh cannot be started: {error.strerror}") from error
         self.close = weakref.finalize(self, _end, self._process, self._errors)
         assert self._process.stdout is not None
         self._answers: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
