@@ -1,9 +1,9 @@
 """Is the network in the numbers? The same models measured by cpu-onnxruntime here and through SSH on the loopback.
 
 Both sides measure in turns, model by model and round by round, so that drift hits both alike; a round is one pass. The
-ratio is that of the medians over rounds, with an interval from resampling the rounds; for the device itself as the other
-side (``here``) it says what a ratio of nothing looks like on this machine. Needs a host of ~/.ssh/config (or of the
-file that HWNAS_SSH_CONFIG names) that leads to this machine, and a Python with the same onnxruntime there::
+ratio is that of the medians over rounds, with an interval from resampling the rounds. A second profiler on this side
+(``here again``) says what a ratio of nothing looks like on this machine. Needs a host of ~/.ssh/config (or of the file
+that HWNAS_SSH_CONFIG names) that leads to this machine, and a Python with the same onnxruntime there::
 
     python benchmarks/remote.py --host loopback --rounds 15
 """

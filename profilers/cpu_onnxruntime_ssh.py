@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 import math
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from hwnas.profilers.timing import Runner
 from hwnas.spaces.errors import ConfigError, DeviceUnavailable, HwnasError, ModelError
 
 __all__ = ["CpuOnnxRuntimeSsh"]
+
+Answer = TypeVar("Answer")
 
 
 class CpuOnnxRuntimeSsh(RuntimeProfiler):
@@ -199,10 +201,26 @@ class CpuOnnxRuntimeSsh(RuntimeProfiler):
 
     def _board(self) -> Connection:
         if self._connection is None or not self._connection.alive:
-            self._connection = connect(self.host, self.python)
+            before, self._connection = self._connection, connect(self.host, self.python)
+            if before is not None and before.facts != self._connection.facts:
+                raise DeviceUnavailable(f"{self.host} is no longer the machine that it was; profile it anew")
             if self.threads > (most := self._connection.facts["usable_cores"]):
                 raise ConfigError(f"{self.host} has {most} core{'s' * (most > 1)}, too few for {self.threads} threads")
         return self._connection
+
+    def _steadily(self, ask: Callable[[], Answer]) -> Answer:
+        """Ask, and once more by a new connection if the old one was lost meanwhile."""
+        board = self._connection
+        try:
+            return ask()
+        except DeviceUnavailable as lost:
+            if board is not None and board.alive:
+                raise
+            try:
+                return ask()
+            except DeviceUnavailable as error:
+                kept = "what was measured is kept: the same command goes on with it, a search with --resume"
+                raise DeviceUnavailable(f"{self.key} was lost ({lost}), and then: {error}; {kept}") from lost
 
     def _cores_there(self, protocol: Protocol) -> list[int] | None:
         """Where on the board a protocol keeps the work; None if anywhere."""
@@ -217,6 +235,11 @@ class CpuOnnxRuntimeSsh(RuntimeProfiler):
 
     def _ask_of(self, data: bytes, do: str, protocol: Protocol, **details: Any) -> tuple[dict[str, Any], bytes]:
         """Ask something of a model, which is sent if it is not there yet."""
+        return self._steadily(lambda: self._ask_once_of(data, do, protocol, details))
+
+    def _ask_once_of(
+        self, data: bytes, do: str, protocol: Protocol, details: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], bytes]:
         board, sha = self._board(), sha256(data).hexdigest()
         message = {"do": do, "sha": sha, "threads": self.threads, "cores": self._cores_there(protocol), **details}
         answer, found = board.ask(message)
@@ -233,15 +256,20 @@ class _Loaded:
 
     def __init__(self, owner: CpuOnnxRuntimeSsh, data: bytes) -> None:
         self._owner, self._data = owner, data
-        self._open()
+        owner._steadily(self._open)
 
     def _open(self) -> None:
-        answer, _ = self._owner._ask_of(self._data, "open", self._owner._protocol)
+        answer, _ = self._owner._ask_once_of(self._data, "open", self._owner._protocol, {})
         self._board, self._handle = self._owner._board(), answer["handle"]
         weakref.finalize(self, self._board.dropped.append, self._handle)
 
     def ask(
         self, message: Mapping[str, Any], protocol: Protocol, limit_s: float = ANSWER_S, data: bytes = b""
+    ) -> tuple[dict[str, Any], bytes]:
+        return self._owner._steadily(lambda: self._ask_once(message, protocol, limit_s, data))
+
+    def _ask_once(
+        self, message: Mapping[str, Any], protocol: Protocol, limit_s: float, data: bytes
     ) -> tuple[dict[str, Any], bytes]:
         if not self._board.alive:
             self._open()

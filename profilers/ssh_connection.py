@@ -217,7 +217,9 @@ class Connection:
                 self.close()
                 raise DeviceUnavailable(self._lost(f"gave no answer in {limit_s:g} s")) from None
             except (OSError, ValueError) as error:
-                raise DeviceUnavailable(self._lost(f"ended{self._last_words(': ')}")) from error
+                words = self._last_words(": ")
+                self.close()
+                raise DeviceUnavailable(self._lost(f"ended{words}")) from error
             self._spoken = time.monotonic()
         if found is None:
             words = self._last_words(": ")
@@ -241,10 +243,7 @@ class Connection:
             timer.cancel()
 
     def _lost(self, what: str) -> str:
-        return (
-            f"the connection to {self.host} {what}; what was measured is kept: the same command goes on with it, "
-            "a search with --resume"
-        )
+        return f"the connection to {self.host} {what}"
 
     def _why_not(self, python: str | None) -> str:
         """Why there was no greeting, from ssh's exit code and what was said last."""

@@ -21,9 +21,27 @@ PROGRAM = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/us
 class Board:
     """A server, and the configuration of a client in which it is called ``board``."""
 
-    def __init__(self, folder: Path, server: subprocess.Popen[bytes]) -> None:
-        self.folder, self.server = folder, server
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.port = folder, port
         self.config = folder / "config"
+
+    def start(self) -> None:
+        """Start the server."""
+        assert PROGRAM is not None
+        command = [PROGRAM, "-D", "-e", "-f", self.folder / "sshd_config"]
+        self.server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        for _ in range(100):
+            assert self.server.poll() is None, "sshd ended"
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop the server and what it started."""
+        self.cut()
+        self.server.kill()
+        self.server.wait()
 
     def cut(self) -> int:
         """Kill what serves the connections, as a board does that loses power; how many processes that were."""
@@ -43,7 +61,6 @@ class Board:
 @contextmanager
 def serve(folder: Path) -> Iterator[Board]:
     """Start a server; logins print a line first, as many do."""
-    assert PROGRAM is not None
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     with socket.socket() as free:
@@ -74,20 +91,12 @@ def serve(folder: Path) -> Iterator[Board]:
     )
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where the server locks its unprivileged half in
-    server = subprocess.Popen([PROGRAM, "-D", "-e", "-f", folder / "sshd_config"], stderr=subprocess.DEVNULL)
+    board = Board(folder, port)
+    board.start()
     try:
-        for _ in range(100):
-            assert server.poll() is None, "sshd ended"
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        board = Board(folder, server)
         yield board
-        board.cut()
     finally:
-        server.kill()
-        server.wait()
+        board.stop()
 
 
 def descendants(parent: int) -> list[int]:

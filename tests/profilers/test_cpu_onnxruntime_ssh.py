@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import hwnas
 from hwnas.constraints import ConstraintSet
 from hwnas.latency_tables import LatencyTable, host_facts
-from hwnas.profilers import get_profiler, list_profilers, profile_space, ssh_connection, try_profiler
+from hwnas.profilers import get_profiler, list_profilers, profile_space, try_profiler
 from hwnas.profilers.cpu_onnxruntime import CpuOnnxRuntime
 from hwnas.profilers.cpu_onnxruntime_ssh import CpuOnnxRuntimeSsh
 from hwnas.profilers.frames import MAX_JSON_BYTES, FrameError, pack, read_frame
@@ -124,20 +123,25 @@ def test_profiling_goes_on_after_a_lost_connection(board: Board, tmp_path: Path)
     space, profiler = get_space(SPACE), profiler_of(KEY)
     table = LatencyTable.create(tmp_path / profiler.key, profiler.device_record(QUICK))
 
-    def cut_in_the_middle(done: float, *_: object) -> None:
+    def lose(done: float, *_: object) -> None:
+        if done == 5:
+            assert board.cut() >= 2  # a new connection is made, and nobody notices
         if done == 20:
-            assert board.cut() >= 2
+            board.stop()
 
-    with pytest.raises(DeviceUnavailable, match=r"the connection to board ended.*--resume"):
-        profile_space(space, profiler, table, contexts=["isolated"], protocol=QUICK, progress=cut_in_the_middle)
+    with pytest.raises(DeviceUnavailable, match=r"^cpu-onnxruntime-ssh.board was lost .*refused.*--resume$"):
+        profile_space(space, profiler, table, contexts=["isolated"], protocol=QUICK, progress=lose)
+    board.start()
     kept = len(list(table.records("pass")))
     assert kept >= 15
     table = LatencyTable.create(table.path, profiler.device_record(QUICK))  # by a new connection
-    summary = profile_space(space, profiler, table, contexts=["isolated", "network"], networks=3, protocol=QUICK)
+    summary = profile_space(space, profiler, table, contexts=["isolated"], protocol=QUICK)
     assert summary.complete
-    assert summary.added["isolated"] == summary.added["network"] == len(space.catalog)
+    assert summary.added["isolated"] == len(space.catalog)
     passes = Counter(entry["model"] for entry in table.records("pass") if entry["model"].endswith(" isolated"))
     assert set(passes.values()) == {QUICK.max_passes}  # those from before count
+    limits = ConstraintSet([f"latency@{KEY} <= 100ms"], space, str(tmp_path))
+    assert limits.values(np.zeros((1, len(space.decisions)), dtype=np.int64)).min() > 0
 
 
 @needs_server
@@ -196,14 +200,12 @@ def test_an_agent_that_hears_nothing_ends() -> None:
 @pytest.mark.usefixtures("board")
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def reason(key: str = KEY) -> str:
-        with pytest.raises(DeviceUnavailable) as caught:
-            get_profiler(key)
         state = try_profiler(key)
         assert not state.available
-        assert state.state == str(caught.value)
         return state.state
 
-    assert "closed cannot be reached" in reason("cpu-onnxruntime-ssh:closed")
+    with pytest.raises(DeviceUnavailable, match="closed cannot be reached"):
+        get_profiler("cpu-onnxruntime-ssh:closed")
     assert "refused; try: ssh closed true" in reason("cpu-onnxruntime-ssh:closed")
     assert "Host key verification failed" in reason("cpu-onnxruntime-ssh:unknown")
     assert "Permission denied" in reason("cpu-onnxruntime-ssh:stranger")
@@ -319,15 +321,3 @@ def test_an_older_python_on_the_board(monkeypatch: pytest.MonkeyPatch) -> None:
     check_profiler(profiler, [get_space(SPACE).catalog[1].to_onnx()])
     version = subprocess.run([pythons[0], "--version"], capture_output=True, text=True).stdout.split()[1]
     assert profiler.device_record().host["python"] == version
-
-
-@needs_server
-@pytest.mark.usefixtures("board")
-def test_a_table_of_a_board_prices_networks(tmp_path: Path) -> None:
-    tables = str(tmp_path)
-    summary = hwnas.profile(KEY, SPACE, quick=True, context="isolated", networks=0, budget_s=60, tables=tables)
-    assert (summary.device, summary.method, summary.missing) == ("cpu-onnxruntime-ssh.board", "measured", 0)
-    space = get_space(SPACE)
-    limits = ConstraintSet([f"latency@{KEY} <= 100ms"], space, tables)
-    assert limits.values(np.zeros((1, len(space.decisions)), dtype=np.int64)).min() > 0
-    assert ssh_connection.connect("board").alive
