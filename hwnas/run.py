@@ -42,6 +42,8 @@ from hwnas.spaces.files import append_line, atomic_write, make_folder, mend_tail
 __all__ = ["Run", "checked", "default_run_path"]
 
 FORMAT = 1
+#: bytes of ``run.toml``, and of ``state.json`` and ``best.json``
+_MOST_SETTINGS, _MOST_JSON = 1_000_000, 256_000_000
 _HELD: set[Path] = set()  # POSIX locks do not exclude a second opening in the same process; this does
 _PACKAGES = ("hwnas", "numpy", "torch", "onnx", "onnxruntime")
 
@@ -129,8 +131,10 @@ class Run:
         if not file.is_file():
             raise ConfigError(f"{folder} is not a run folder: it holds no run.toml")
         try:
+            if file.stat().st_size > _MOST_SETTINGS:
+                raise ConfigError(f"{file} is larger than {_MOST_SETTINGS // 1_000_000} MB; this is no run")
             content = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file} is damaged ({error}); repair it, or start a new run") from error
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror}") from error
@@ -260,7 +264,7 @@ class Run:
         for number, line in enumerate(data.split(b"\n")[:-1], start=1):  # what follows the last break is a torn line
             try:
                 entry = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self._damaged(name, number, "it is not JSON") from error
             if not isinstance(entry, dict):
                 raise self._damaged(name, number, "it is not a JSON object")
@@ -306,8 +310,10 @@ class Run:
         if not path.exists():
             return None
         try:
+            if path.stat().st_size > _MOST_JSON:
+                raise ConfigError(f"{path} is larger than {_MOST_JSON // 1_000_000} MB; delete it to go on without it")
             content = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is damaged ({error}); delete it to go on without it") from error
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
