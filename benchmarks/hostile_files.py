@@ -76,6 +76,8 @@ def supervise(kind: str, numbers: range) -> dict[str, Any]:
                     print(f"{kind} {entry['number']}: {entry['text']}", flush=True)
             hung = process.poll() is None and done < left.stop and not ready
             process.kill()
+        if done == left.start == numbers.start:
+            raise SystemExit(f"the reader of {kind} does not start")
         if done < left.stop:
             what = f"took longer than {2 * SECONDS} s" if hung else f"ended the process ({process.returncode})"
             print(f"{kind} {done}: {what}", flush=True)
@@ -113,8 +115,12 @@ def work(kind: str, numbers: range) -> None:
             path.unlink()
         for name, data in seeds.items():
             (folder / name).write_bytes(data)
-        for name in seeds:
-            target.read(folder, name)  # everything is imported now, and valid files are accepted
+        for name in seeds:  # everything is imported now, and valid files are accepted
+            try:
+                target.read(folder, name)
+            except HwnasError as error:
+                if not name.startswith("bomb"):
+                    raise SystemExit(f"the valid file {name} is refused: {error}") from error
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -172,6 +172,8 @@ class Run:
         key = self.path.resolve()
         if key in _HELD:  # not even looked at: closing any handle on the file would drop this process's lock
             raise self._in_use(str(os.getpid()))
+        if (self.path / ".lock").is_symlink():
+            raise ConfigError(f"{self.path / '.lock'} is a link, which hwnas does not write to; delete it")
         stream = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held as long as the run
         try:
             # A record lock and not flock(): it is not inherited by forked workers that may outlive a killed owner.
@@ -302,7 +304,15 @@ class Run:
         return self.path / "best.onnx"
 
     def checkpoint(self, name: str) -> Path:
-        """Path of the checkpoint called `name`; its folder exists after the call."""
+        """Path of the checkpoint called `name`; its folder exists after the call.
+
+        Raises
+        ------
+        ConfigError
+            If the name would lead out of that folder.
+        """
+        if not re.fullmatch(r"[\w.-]+", name) or not name.strip("."):
+            raise ConfigError(f"{name!r} cannot name a checkpoint; write letters, digits, '-', '_' and '.'")
         return make_folder(self.path / "checkpoints") / f"{name}.safetensors"
 
     def _read_json(self, name: str) -> dict[str, Any] | None:

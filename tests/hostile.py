@@ -559,8 +559,7 @@ def _read_predictor(folder: Path, name: str) -> None:
         return
     predictor, _ = KernelPredictor.load(folder / name)
     network = _divided()[0].placement
-    assert predictor.latency(network) > 0
-    predictor.interval(0.9)
+    assert predictor.latency(network) >= 0
 
 
 def _idx_seeds(_: Path) -> dict[str, bytes]:
