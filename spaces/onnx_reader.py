@@ -446,7 +446,7 @@ class _Shapes:
                 _add_input(graph, value.name, kind, self.inputs[value.name])
         model = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
         try:
-            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=_stays_short(graph, self.constants))
         except Exception as error:  # the C++ inference raises several types
             raise ModelError(f"the shapes of the model do not fit together: {str(error)[:200]}") from error
         shapes = {name: tuple(array.shape) for name, array in self.constants.items()} | dict(self.inputs)
@@ -463,6 +463,22 @@ class _Shapes:
             if source in shapes:
                 shapes.setdefault(name, shapes[source])
         return shapes
+
+
+def _stays_short(graph: GraphProto, constants: dict[str, np.ndarray]) -> bool:
+    """Whether lists of sizes stay short as they are joined: ONNX's inference carries them along, however long."""
+    lengths: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type == "Concat" and node.output:
+            total = 0
+            for name in node.input:
+                constant = constants.get(name)
+                known = MOST_AXES if constant is None or constant.size > LARGEST_CONSTANT else constant.size
+                total += lengths.get(name, known)
+            if total > LARGEST_COMPUTED:
+                return False
+            lengths[node.output[0]] = total
+    return True
 
 
 def _compute(model: ModelProto, operator: Operator, constants: dict[str, np.ndarray]) -> np.ndarray | None:
