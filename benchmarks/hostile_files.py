@@ -1,7 +1,7 @@
 """Hostile files: 10,000 spoiled ones of each kind are read, and nothing but a `HwnasError` may come of it.
 
 What spoils them is in `tests/hostile.py`. Each kind is read by a process of its own that may take so much memory more
-than it has after its imports (RLIMIT_AS) and so many seconds of CPU time an input; one that dies over an input, or takes longer, is
+than it has after its imports (RLIMIT_AS) and so many seconds of CPU time an input; one that dies over an input is
 replaced, and the input counts as another error. Any input can be looked at again by its number::
 
     python benchmarks/hostile_files.py
