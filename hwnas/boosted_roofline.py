@@ -7,6 +7,7 @@ where to measure next.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,12 @@ SMALLEST_MS = 5e-4
 DEPTHS = ((3000, 8), (500, 6), (0, 4))
 #: boosters, which differ by their seed, and trees of each
 BOOSTERS, TREES = 3, 200
+#: of each tree in XGBoost's JSON: what there is one of a node, and what our trees do not have
+_NODES = (
+    "left_children", "right_children", "parents", "split_indices", "split_conditions", "split_type", "default_left",
+    "base_weights", "loss_changes", "sum_hessian",
+)  # fmt: skip
+_CATEGORIES = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
 SETTINGS = {
     "learning_rate": 0.1,
     "subsample": 0.8,
@@ -126,6 +133,8 @@ class BoostedRoofline:
         from xgboost import Booster
         from xgboost.core import XGBoostError
 
+        for text in content["boosters"]:
+            _check_trees(text)
         try:
             boosters = [Booster({"nthread": 1}, model_file=bytearray(text.encode())) for text in content["boosters"]]
         except XGBoostError as error:
@@ -133,6 +142,32 @@ class BoostedRoofline:
         if len(boosters) != BOOSTERS:
             raise ValueError(f"it has {len(boosters)} boosters, not {BOOSTERS}")
         return cls(line, boosters)
+
+
+def _check_trees(text: str) -> None:
+    """Raise a `ValueError` unless what XGBoost wrote describes trees: it follows their indices without a look."""
+    learner = json.loads(text)["learner"]
+    columns = int(learner["learner_model_param"]["num_feature"])
+    model = learner["gradient_booster"]["model"]
+    trees = model["trees"]
+    if learner["gradient_booster"]["name"] != "gbtree" or len(trees) != int(model["gbtree_model_param"]["num_trees"]):
+        raise ValueError("its trees are of another kind or number")
+    if model["tree_info"] != [0] * len(trees) or model["iteration_indptr"] != list(range(len(trees) + 1)):
+        raise ValueError("its trees are in another order")
+    for tree in trees:
+        count = int(tree["tree_param"]["num_nodes"])
+        lists = [tree[name] for name in _NODES]
+        if count < 1 or any(len(values) != count for values in lists) or any(tree[name] for name in _CATEGORIES):
+            raise ValueError("a tree is damaged")
+        left, right, split = (np.array(tree[name]) for name in ("left_children", "right_children", "split_indices"))
+        numbers = np.array([tree["split_conditions"], tree["base_weights"]], dtype=np.float64)
+        if any(values.dtype.kind != "i" for values in (left, right, split)) or not np.isfinite(numbers).all():
+            raise ValueError("a tree holds what is no number")
+        leaf, own = left == -1, np.arange(count)
+        # children come after their node, so that no way through a tree is endless
+        inside = (left > own) & (left < count) & (right > own) & (right < count) & (split >= 0) & (split < columns)
+        if not np.where(leaf, right == -1, inside).all():
+            raise ValueError("a tree leads out of itself")
 
 
 def fit_roofline(costs: np.ndarray, ms: np.ndarray) -> np.ndarray:

@@ -50,7 +50,12 @@ class _Family:
 
     def log_ms(self, items: Sequence[_Item]) -> np.ndarray:
         """Logarithms of milliseconds by each booster, shape ``(BOOSTERS, items)``."""
-        return self.model.log_ms(_costs(items), _rows(self.vocabulary, items))
+        try:
+            return self.model.log_ms(_costs(items), _rows(self.vocabulary, items))
+        except ValueError as error:  # XGBoost's, over a file whose trees and flags do not belong together
+            raise TableError(
+                f"the predictor's trees are of other features ({str(error)[:200]!r}); fit it anew"
+            ) from error
 
 
 class KernelPredictor:
@@ -215,7 +220,7 @@ class KernelPredictor:
             return cls._from_json(content), dict(content["notes"])
         except OSError as error:
             raise TableError(f"cannot read {file}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise TableError(
                 f"{file} is no kernel predictor of hwnas ({error}); delete it and profile again"
             ) from error

@@ -309,7 +309,7 @@ class LatencyPredictor:
             return cls._read(record)
         except OSError as error:
             raise TableError(f"cannot read {path}: {error.strerror}; check the path") from error
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise TableError(
                 f"{path} is not a latency predictor that this version of hwnas reads; fit it again"
             ) from error

@@ -84,8 +84,21 @@ class SearchSettings:
                 else "lacks its space, data or constraints"
             )
             raise ConfigError(f"the run {what}; it is damaged or of another version of hwnas")
+        for field in fields(cls):
+            if field.name in settings and not _is_of(settings[field.name], str(field.type)):
+                raise ConfigError(
+                    f"the run's setting {field.name} is {str(settings[field.name])[:80]!r}; it is damaged"
+                )
         lists = {name: tuple(settings[name]) for name in ("constraints", "options") if name in settings}
         return cls(**{**settings, **lists})
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    """Whether a value of TOML can be a setting of this type."""
+    if kind == "tuple[str, ...]":
+        return isinstance(value, list) and all(isinstance(part, str) for part in value)
+    names = {"float": ("float", "int")}.get(kind.removesuffix(" | None"), (kind.removesuffix(" | None"),))
+    return type(value).__name__ in names
 
 
 class Plan:

@@ -42,6 +42,8 @@ from hwnas.spaces.files import append_line, atomic_write, make_folder, mend_tail
 __all__ = ["Run", "checked", "default_run_path"]
 
 FORMAT = 1
+#: bytes of ``run.toml``, and of ``state.json`` and ``best.json``
+_MOST_SETTINGS, _MOST_JSON = 1_000_000, 256_000_000
 _HELD: set[Path] = set()  # POSIX locks do not exclude a second opening in the same process; this does
 _PACKAGES = ("hwnas", "numpy", "torch", "onnx", "onnxruntime")
 
@@ -137,8 +139,10 @@ class Run:
         if not file.is_file():
             raise ConfigError(f"{folder} is not a run folder: it holds no run.toml")
         try:
+            if file.stat().st_size > _MOST_SETTINGS:
+                raise ConfigError(f"{file} is larger than {_MOST_SETTINGS // 1_000_000} MB; this is no run")
             content = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file} is damaged ({error}); repair it, or start a new run") from error
         except OSError as error:
             raise ConfigError(f"cannot read {file}: {error.strerror}") from error
@@ -176,6 +180,8 @@ class Run:
         key = self.path.resolve()
         if key in _HELD:  # not even looked at: closing any handle on the file would drop this process's lock
             raise self._in_use(str(os.getpid()))
+        if (self.path / ".lock").is_symlink():
+            raise ConfigError(f"{self.path / '.lock'} is a link, which hwnas does not write to; delete it")
         stream = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held as long as the run
         try:
             # A record lock and not flock(): it is not inherited by forked workers that may outlive a killed owner.
@@ -308,7 +314,15 @@ class Run:
         return self.path / "best.onnx"
 
     def checkpoint(self, name: str) -> Path:
-        """Path of the checkpoint called `name`; its folder exists after the call."""
+        """Path of the checkpoint called `name`; its folder exists after the call.
+
+        Raises
+        ------
+        ConfigError
+            If the name would lead out of that folder.
+        """
+        if not re.fullmatch(r"[\w.-]+", name) or not name.strip("."):
+            raise ConfigError(f"{name!r} cannot name a checkpoint; write letters, digits, '-', '_' and '.'")
         return make_folder(self.path / "checkpoints") / f"{name}.safetensors"
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
@@ -316,8 +330,10 @@ class Run:
         if not path.exists():
             return None
         try:
+            if path.stat().st_size > _MOST_JSON:
+                raise ConfigError(f"{path} is larger than {_MOST_JSON // 1_000_000} MB; delete it to go on without it")
             content = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is damaged ({error}); delete it to go on without it") from error
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error

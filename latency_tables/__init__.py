@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hwnas.latency_tables.device import METHODS, DeviceRecord, host_facts
+from hwnas.latency_tables.device import METHODS, DeviceRecord
+from hwnas.latency_tables.host import host_facts
 from hwnas.latency_tables.store import TableInfo, find_table, list_tables, shipped_root, table_root
 from hwnas.latency_tables.table import CONTEXTS, LatencyTable, NetworkRow, Row
 

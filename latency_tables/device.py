@@ -1,21 +1,18 @@
-"""What a table was measured on: the record kept in ``device.json``, and the facts about this machine."""
+"""What a table was measured on: the record kept in ``device.json``."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hwnas.latency_tables.host import host_facts
 from hwnas.spaces.errors import TableError
 
-__all__ = ["METHODS", "DeviceRecord", "check_key", "host_facts", "now", "plain_key"]
+__all__ = ["METHODS", "DeviceRecord", "check_key", "now", "plain_key"]
 
 #: How a latency can come to be; numbers of different methods never share a table.
 METHODS = ("measured", "modelled", "vendor-estimate", "simulated")
@@ -23,12 +20,6 @@ METHODS = ("measured", "modelled", "vendor-estimate", "simulated")
 FORMAT = 1
 _MAX_BYTES = 1 << 20
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
-#: Instruction sets that decide which kernels a CPU runtime picks.
-_FLAGS = (
-    "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
-    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8",
-    "neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
-)  # fmt: skip
 #: The facts that must agree for two records to be of the same hardware.
 _HARDWARE = ("cpu", "machine", "family", "model", "flags")
 
@@ -54,47 +45,6 @@ def check_key(key: str) -> str:
     if len(key) > 200 or not _KEY.fullmatch(key):
         raise TableError(f"{key!r} is not a device key; write a name such as cpu-onnxruntime or cpu-onnxruntime.int8")
     return key
-
-
-@lru_cache(maxsize=1)
-def _host_facts() -> tuple[tuple[str, Any], ...]:
-    facts: dict[str, Any] = {
-        "cpu": platform.processor() or platform.machine(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "flags": [],
-        "os": platform.system(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return tuple(facts.items())
-    first: dict[str, str] = {}
-    for line in text.splitlines():
-        name, separator, value = line.partition(":")
-        if separator:
-            first.setdefault(name.strip(), value.strip())
-    facts["cpu"] = first.get("model name") or first.get("Model") or first.get("CPU part") or facts["cpu"]
-    # hypervisors shorten the model name; family and model number still tell generations apart
-    family, model = first.get("cpu family"), first.get("model") or first.get("CPU part")
-    facts |= {key: value for key, value in (("family", family), ("model", model)) if value}
-    flags = set((first.get("flags") or first.get("Features") or "").split())
-    facts["flags"] = [flag for flag in _FLAGS if flag in flags]
-    clock = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-    for fact, name in (("governor", "scaling_governor"), ("max_khz", "cpuinfo_max_freq")):
-        with suppress(OSError):  # virtual machines have no clock to read
-            facts[fact] = (clock / name).read_text(encoding="ascii", errors="replace").strip()
-    return tuple(facts.items())
-
-
-def host_facts() -> dict[str, Any]:
-    """CPU model, cores, instruction sets, clock governor, operating system, kernel and Python of this machine.
-
-    Nothing that names the machine or its user is collected: tables are made to be shared.
-    """
-    return dict(_host_facts())
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ __all__ = [
     "missing_rows",
     "profile_space",
     "profilers",
+    "try_profiler",
 ]
 
 profilers = Registry(
@@ -34,6 +35,7 @@ profilers = Registry(
     "hwnas.profilers",
     {
         "cpu-onnxruntime": "hwnas.profilers.cpu_onnxruntime:CpuOnnxRuntime",
+        "cpu-onnxruntime-ssh": "hwnas.profilers.cpu_onnxruntime_ssh:CpuOnnxRuntimeSsh",
         "cpu-openvino": "hwnas.profilers.cpu_openvino:CpuOpenVino",
         "cpu-tvm": "hwnas.profilers.cpu_tvm:CpuTvm",
         "cpu-tvm-rpc": "hwnas.profilers.cpu_tvm_rpc:CpuTvmRpc",
@@ -150,3 +152,24 @@ def list_profilers() -> list[ProfilerInfo]:
             state = cls.summary if reason is None else reason
             found.append(ProfilerInfo(name, cls.device_class, cls.method, reason is None, state))
     return found
+
+
+def try_profiler(key: str) -> ProfilerInfo:
+    """The state of one device by its key: what it is if it can be used, else what it lacks.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such profiler or qualifier.
+    """
+    from hwnas.spaces.errors import DeviceUnavailable
+
+    try:
+        profiler = get_profiler(key)
+        record = profiler.device_record()
+    except DeviceUnavailable as error:
+        cls: type[Profiler] = profilers.get(plain_key(key).partition(".")[0])
+        return ProfilerInfo(plain_key(key), cls.device_class, cls.method, False, str(error))
+    threads = f", {record.threads} threads" if record.threads > 1 else ""
+    state = f"ready: {record.name}, {record.runtime} {record.runtime_version}, {record.precision}{threads}"
+    return ProfilerInfo(profiler.key, profiler.device_class, profiler.method, True, state)

@@ -108,6 +108,11 @@ class Profiler(ABC):
             raise ConfigError(f"{self.name} takes {most} at once, not {batch}")
 
     @classmethod
+    def is_qualifier(cls, text: str) -> bool:
+        """Whether a part of a device key is a precision, a switch, or a number of threads or images."""
+        return text in (*cls.precisions, *cls.switches) or any(form.fullmatch(text) for form in _NUMBERS.values())
+
+    @classmethod
     def from_qualifiers(cls, qualifiers: Sequence[str], **options: Any) -> Profiler:
         """Make the profiler that a device key names.
 
@@ -126,7 +131,7 @@ class Profiler(ABC):
         settings: dict[str, Any] = {}
         for qualifier in qualifiers:
             found = {kind: match for kind, form in _NUMBERS.items() if (match := form.fullmatch(qualifier))}
-            if not found and qualifier not in (*cls.precisions, *cls.switches):
+            if not cls.is_qualifier(qualifier):
                 raise ConfigError(
                     f"{cls.name} has no qualifier {qualifier!r}; it takes {', '.join((*cls.precisions, *cls.switches))}"
                     + (", t2, t4, ... for threads" if cls.max_threads > 1 else "")

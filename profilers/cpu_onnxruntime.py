@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import Any
 
 from hwnas.profilers.base import Model
 from hwnas.profilers.model_io import model_nodes
-from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler, middle
+from hwnas.profilers.onnxruntime_model import kernel_times
+from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler
 from hwnas.profilers.protocol import Protocol
 
 __all__ = ["CpuOnnxRuntime"]
-
-#: The profiler writes whole microseconds, rounded down.
-_ROUNDED_DOWN_US = 0.5
 
 
 class CpuOnnxRuntime(OnnxRuntimeProfiler):
@@ -59,16 +56,6 @@ class CpuOnnxRuntime(OnnxRuntimeProfiler):
             model,
             nodes,
             protocol,
-            lambda events, _, skip: _kernel_times(events, skip),
+            lambda events, _, skip: kernel_times(events, skip),
             lambda optimised, _: model_nodes(optimised),
         )
-
-
-def _kernel_times(events: list[dict[str, Any]], skip: int) -> dict[str, float]:
-    """Microseconds of each executed node: the mean of the middle half of its runs after the first `skip`."""
-    durations: dict[str, list[float]] = {}
-    for event in events:
-        name = event["name"]
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            durations.setdefault(name.removesuffix("_kernel_time"), []).append(event["dur"] + _ROUNDED_DOWN_US)
-    return {name: middle(found[skip:]) for name, found in durations.items() if len(found) > skip}

@@ -25,7 +25,8 @@ from hwnas.latency_tables import DeviceRecord
 from hwnas.profilers.attribution import ExecutedNode, attribute, divide
 from hwnas.profilers.base import FLOOR_MS, Measurement, Model, Profiler, as_bytes
 from hwnas.profilers.model_io import check_quantised, first_line, load_model, model_nodes
-from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler, middle
+from hwnas.profilers.onnxruntime_model import middle
+from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.qnn_chips import Chip, find_chip
 from hwnas.profilers.qnn_compile import LIMIT_S, check_taken, compile_model, qnn_job, write_context

@@ -17,7 +17,8 @@ import numpy as np
 from hwnas.profilers.attribution import ExecutedNode
 from hwnas.profilers.base import Measurement, Model, ModelSource, PassLog, Progress
 from hwnas.profilers.model_io import model_nodes
-from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler, middle
+from hwnas.profilers.onnxruntime_model import middle
+from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.vulkan import adapters
 from hwnas.spaces.errors import DeviceUnavailable

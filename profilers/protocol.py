@@ -6,6 +6,8 @@ hundred samples in a row; its value is a low percentile of the clean ones, becau
 adds. A **measurement** is the median over passes, which lie apart in time because the passes of many
 models are interleaved in random order: that is what keeps slow drift of the machine out of the
 differences between models.
+
+This module keeps to Python 3.8, see `hwnas.profilers.timing`.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, float | int) and (not math.isfinite(value) or value < 0):
+            if isinstance(value, (float, int)) and (not math.isfinite(value) or value < 0):
                 raise ConfigError(f"{name} of the measuring protocol is {value}, but must not be negative")
         positive = ("sample_s", "min_samples", "max_pass_s", "repeat_until", "interleave_s", "open_models")
         for name in positive:
@@ -201,7 +203,7 @@ class Pass:
         if not isinstance(samples, list) or not isinstance(dropped, list) or not isinstance(inner, int):
             return None
         numbers += [*samples, *dropped]
-        if not all(isinstance(n, float | int) and math.isfinite(n) and n > 0 for n in numbers):
+        if not all(isinstance(n, (float, int)) and math.isfinite(n) and n > 0 for n in numbers):
             return None
         return cls(tuple(samples), tuple(dropped), inner, float(value), anchor)  # type: ignore[arg-type]
 

@@ -1,4 +1,7 @@
-"""Timing one model for one pass: fixed cores, warm-up, an inner loop, and which samples were disturbed."""
+"""Timing one model for one pass: fixed cores, warm-up, an inner loop, and which samples were disturbed.
+
+This module and `hwnas.profilers.protocol` keep to Python 3.8: they also run on boards, see `hwnas.profilers.ssh_agent`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Callable  # noqa: UP035 - the other one cannot be subscripted in Python 3.8
 
 from hwnas.profilers.protocol import Pass, Protocol
 from hwnas.spaces.errors import ConfigError

@@ -61,6 +61,7 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
         raise ValueError("a log line must not contain a line break")
     target = Path(path)
     make_folder(target.parent)
+    _refuse_link(target)
     try:
         with open(target, "ab") as stream:
             stream.write(line.encode() + b"\n")
@@ -75,11 +76,18 @@ def mend_tail(path: str | os.PathLike[str]) -> int:
     target = Path(path)
     if not target.exists():
         return 0
+    _refuse_link(target)
     with open(target, "rb+") as stream:
         data = stream.read()
         keep = data.rfind(b"\n") + 1
         stream.truncate(keep)
     return len(data) - keep
+
+
+def _refuse_link(target: Path) -> None:
+    """A folder from elsewhere may hold a link in the place of a log; what it leads to is not ours to change."""
+    if target.is_symlink():
+        raise ConfigError(f"{target} is a link, and hwnas only adds to files of its own; put the file itself there")
 
 
 @contextmanager

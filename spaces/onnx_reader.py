@@ -30,6 +30,16 @@ __all__ = ["OnnxReader", "Operator", "load_onnx", "read_onnx"]
 LARGEST_FILE = 2 * 1024**3
 #: larger constants are weights: their numbers are never looked at
 LARGEST_CONSTANT = 4096
+#: numbers of one that is computed from others
+LARGEST_COMPUTED = 1024 * LARGEST_CONSTANT
+#: a model with more nodes, or a tensor of more numbers or axes, is refused: it is no network that could run
+MOST_NODES, MOST_NUMBERS, MOST_AXES = 50_000, 2**40, 32
+#: how often shapes are inferred anew with what was computed; networks need less than ten
+MOST_ROUNDS = 50
+#: operators whose result is never larger than what they are given, if its shape is not known
+_NEVER_LARGER = frozenset(
+    {"Cast", "Compress", "Gather", "Identity", "Reshape", "Size", "Slice", "Squeeze", "Unsqueeze"}
+)
 #: do nothing, or only change how numbers are stored
 BYPASSED = frozenset({"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"})
 #: where operators keep their weights
@@ -59,6 +69,7 @@ def load_onnx(model: ModelProto | bytes | str | Path) -> ModelProto:
         loaded.ParseFromString(model)
         if not loaded.graph.node or not loaded.opset_import:
             raise ModelError(f"{source} is not an ONNX model; export it again")
+        _check_sizes(loaded, source)
         onnx.checker.check_model(_without_weights(loaded))
     except OSError as error:
         raise ModelError(f"cannot read {source}: {error.strerror}; check the path") from error
@@ -78,7 +89,40 @@ def read_onnx(model: ModelProto | bytes | str | Path) -> Graph:
     ModelError
         If the file is not a valid ONNX model, or an input has a symbolic size other than the batch.
     """
-    return OnnxReader(load_onnx(model)).read()
+    loaded = load_onnx(model)
+    try:
+        return OnnxReader(loaded).read()
+    except ModelError:
+        raise
+    except _ODD as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no reason given'}"
+        raise ModelError(f"the model uses an operator in a way that ONNX does not know ({reason})") from error
+
+
+#: what rules raise over attributes and shapes that the checker of onnx lets pass
+_ODD = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
+
+
+def _check_sizes(model: ModelProto, source: str) -> None:
+    """Refuse a model whose sizes alone would cost memory or time."""
+    graph = model.graph
+    if len(graph.node) > MOST_NODES:
+        raise ModelError(f"{source} has {len(graph.node)} nodes; hwnas reads up to {MOST_NODES}")
+    for tensor in graph.initializer:
+        if len(tensor.dims) > MOST_AXES or any(not 0 <= size <= MOST_NUMBERS for size in tensor.dims):
+            raise ModelError(f"{source} is damaged: the weights {tensor.name[:80]!r} have the size {_few(tensor.dims)}")
+        if math.prod(tensor.dims) > MOST_NUMBERS:
+            raise ModelError(
+                f"{source} says that its weights {tensor.name[:80]!r} are {math.prod(tensor.dims)} numbers"
+            )
+    for value in graph.input:
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if len(sizes) > MOST_AXES or math.prod(max(1, size) for size in sizes) > MOST_NUMBERS:
+            raise ModelError(f"{source} has an input {value.name[:80]!r} of the size {_few(sizes)}; give one that fits")
+
+
+def _few(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes[:6])) + (" x ..." if len(sizes) > 6 else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,14 +381,15 @@ class _Shapes:
     def found(self, operators: list[Operator]) -> tuple[dict[str, Shape], set[Operator]]:
         """The shapes that could be inferred, and the operators whose results became constants."""
         folded: set[Operator] = set()
-        while True:
+        for _ in range(MOST_ROUNDS):
             shapes = self._infer()
             before = len(self.constants)
             for operator in operators:
                 if operator not in folded and self._fold(operator, shapes):
                     folded.add(operator)
             if len(self.constants) == before:
-                return shapes, folded
+                break
+        return shapes, folded
 
     def _fold(self, operator: Operator, shapes: dict[str, Shape]) -> bool:
         """Compute an operator whose inputs are small constants, or the shape of a tensor."""
@@ -361,8 +406,11 @@ class _Shapes:
         largest = max((value.size for value in given if value is not None), default=0)
         if largest > LARGEST_CONSTANT or operator.type.startswith("Random"):
             return self._stored(output, shapes)
+        size = math.prod(shapes[output]) if output in shapes else None
+        if (size is None and operator.type not in _NEVER_LARGER) or (size or 0) > LARGEST_COMPUTED:
+            return self._stored(output, shapes)
         value = _compute(self.model, operator, self.constants)
-        if value is None or value.size > LARGEST_CONSTANT * 1024:
+        if value is None or value.size > LARGEST_COMPUTED:
             return self._stored(output, shapes)
         self.constants[output] = value
         return True
@@ -398,7 +446,7 @@ class _Shapes:
                 _add_input(graph, value.name, kind, self.inputs[value.name])
         model = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
         try:
-            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=_stays_short(graph, self.constants))
         except Exception as error:  # the C++ inference raises several types
             raise ModelError(f"the shapes of the model do not fit together: {str(error)[:200]}") from error
         shapes = {name: tuple(array.shape) for name, array in self.constants.items()} | dict(self.inputs)
@@ -407,11 +455,30 @@ class _Shapes:
                 continue
             dims = value.type.tensor_type.shape.dim
             if all(dim.HasField("dim_value") and dim.dim_value > 0 for dim in dims):
-                shapes[value.name] = tuple(dim.dim_value for dim in dims)
+                shape = tuple(dim.dim_value for dim in dims)
+                if len(shape) > MOST_AXES or math.prod(shape) > MOST_NUMBERS:
+                    raise ModelError(f"the tensor {value.name[:80]!r} of the model would have the size {_few(shape)}")
+                shapes[value.name] = shape
         for name, source in self.renamed.items():
             if source in shapes:
                 shapes.setdefault(name, shapes[source])
         return shapes
+
+
+def _stays_short(graph: GraphProto, constants: dict[str, np.ndarray]) -> bool:
+    """Whether lists of sizes stay short as they are joined: ONNX's inference carries them along, however long."""
+    lengths: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type == "Concat" and node.output:
+            total = 0
+            for name in node.input:
+                constant = constants.get(name)
+                known = MOST_AXES if constant is None or constant.size > LARGEST_CONSTANT else constant.size
+                total += lengths.get(name, known)
+            if total > LARGEST_COMPUTED:
+                return False
+            lengths[node.output[0]] = total
+    return True
 
 
 def _compute(model: ModelProto, operator: Operator, constants: dict[str, np.ndarray]) -> np.ndarray | None:
@@ -419,6 +486,8 @@ def _compute(model: ModelProto, operator: Operator, constants: dict[str, np.ndar
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 
+    if operator.type in ("If", "Loop", "Scan"):
+        return None  # what is within may run for ever
     feeds: dict[str, np.ndarray] = {name: constants[name] for name in operator.inputs if name}
     types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feeds.items()}
     node = helper.make_node(operator.type, operator.inputs, operator.outputs, **_plain(operator.attributes.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +13,25 @@ from hwnas.cli.common import Json, Tables, print_json, print_table
 __all__ = ["devices", "spaces", "strategies", "tables", "tasks"]
 
 
-def devices(json: Json = False) -> None:
+def devices(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[DEVICE]...", help="Only these, with their qualifiers.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """What can be measured here, and what the rest lacks.
+
+    Name devices to have them tried: whether a board answers, say, and what it is.
 
     \b
     Examples:
       hwnas devices
+      hwnas devices cpu-onnxruntime-ssh:pi4
       hwnas devices --json
     """
-    from hwnas.profilers import list_profilers
+    from hwnas.profilers import list_profilers, try_profiler
 
-    rows = [asdict(profiler) for profiler in list_profilers()]
+    rows = [asdict(profiler) for profiler in (map(try_profiler, keys) if keys else list_profilers())]
     if json:
         print_json(rows)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
@@ -23,6 +24,8 @@ VALID = 5_000
 SIDE = 28
 #: no IDX file of this family is larger; a header that says more is damaged
 MOST_IMAGES = 1_000_000
+#: bytes that an archive may unpack to
+MOST_BYTES = 1_000_000_000
 
 
 def load(
@@ -134,7 +137,9 @@ def _read_idx(stream: BinaryIO | gzip.GzipFile, path: Path, axes: int) -> np.nda
     shape = tuple(np.frombuffer(header, dtype=">u4", offset=4).tolist())
     if not 1 <= shape[0] <= MOST_IMAGES or any(not 1 <= side <= 4096 for side in shape[1:]):
         raise DataError(f"{path} says that it holds an array of shape {shape}; fetch the data set again")
-    size = int(np.prod(shape, dtype=np.int64))
+    size = math.prod(shape)
+    if size > MOST_BYTES:
+        raise DataError(f"{path} says that it holds {size} bytes, more than hwnas reads; fetch the data set again")
     payload = stream.read(size + 1)  # never more, whatever a crafted archive unpacks to
     if len(payload) != size:
         kind = "shorter" if len(payload) < size else "longer"

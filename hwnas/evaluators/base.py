@@ -66,7 +66,7 @@ class Evaluation:
                 costs={str(k): math.nan if v is None else float(v) for k, v in data.get("costs", {}).items()},
                 info=dict(data.get("info", {})),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(f"cannot read an evaluation from {str(data)[:120]}") from error
 
 

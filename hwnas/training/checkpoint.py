@@ -59,9 +59,11 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, Tensor], dict[str, An
             if header.get("format") != FORMAT:
                 raise ModelError(f"{path} is not a checkpoint of this hwnas; it says {header.get('format')!r}")
             meta = json.loads(header["meta"])
+            if not isinstance(meta, dict):
+                raise ModelError(f"{path} is not a checkpoint of this hwnas: its notes are no object")
             wanted = stream.keys() if tensors else ()
             found = {name: stream.get_tensor(name) for name in wanted}
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError, AttributeError, RuntimeError) as error:
         raise ModelError(f"the checkpoint {path} cannot be read ({error}); remove it and train again") from error
     return found, meta
 
