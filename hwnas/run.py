@@ -155,8 +155,12 @@ class Run:
         if write:
             make_folder(folder)
             run._acquire()
-            for log in ("trials.jsonl", "finalists.jsonl"):
-                mend_tail(folder / log)
+            try:
+                for log in ("trials.jsonl", "finalists.jsonl"):
+                    mend_tail(folder / log)
+            except BaseException:
+                run.close()
+                raise
         return run
 
     def check(self, settings: Mapping[str, Any]) -> None:
