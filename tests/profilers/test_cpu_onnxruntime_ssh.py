@@ -176,8 +176,11 @@ def test_the_agent_ends_with_the_connection_in_the_middle_of_its_work(board: Boa
     time.sleep(0.3)
     assert board.agents() == [agent]
     connection.close()
-    until(lambda: not board.agents())
-    thread.join(10)
+    until(lambda: agent not in board.agents())
+    until(lambda: board.agents())  # what was asked is begun once more, by a new connection
+    board.cut()
+    thread.join(30)
+    assert not board.agents()
     assert "the connection to board" in str(failed[0])
 
 
