@@ -199,7 +199,9 @@ class DspQnnHub(SelfTimedProfiler):
         program = self._compile(self._checked(model))
 
         def one_pass() -> Sequence[float]:
-            return [max(FLOOR_MS, us / 1e3) for us in _times(self._run(program))]
+            profile = self._run(program)
+            _on_accelerator(profile)
+            return [max(FLOOR_MS, us / 1e3) for us in _times(profile)]
 
         return one_pass
 
@@ -222,22 +224,17 @@ class DspQnnHub(SelfTimedProfiler):
         return fixed_sizes(data)
 
     def _compile(self, data: bytes) -> Any:
-        job = _ask(
-            "takes no model",
-            lambda: self._client.submit_compile_job(load_model(data), self._device, name="hwnas", options=_COMPILE),
-        )
+        model, device = load_model(data), self._device
+        submit = self._client.submit_compile_job
+        job = _ask("takes no model", lambda: submit(model, device, name="hwnas", options=_COMPILE))
         _finish(job, "compile")
         return _ask("has no program of the model", job.get_target_model)
 
     def _run(self, program: Any) -> Mapping[str, Any]:
         """Run the program over there on random input, and fetch its profile."""
-        options = f"--max_profiler_iterations {INFERENCES}"
-        job = _ask(
-            "takes no job",
-            lambda: self._client.submit_inference_job(
-                program, self._device, name="hwnas", options=options, profile=True
-            ),
-        )
+        options, device = f"--max_profiler_iterations {INFERENCES}", self._device
+        submit = self._client.submit_inference_job
+        job = _ask("takes no job", lambda: submit(program, device, name="hwnas", options=options, profile=True))
         _finish(job, "run")
         profile = _ask("has no profile", job.download_profile)
         if not isinstance(profile, Mapping):
@@ -274,6 +271,19 @@ def _times(profile: Mapping[str, Any]) -> list[float]:
     return [float(us) for us in times]
 
 
+def _on_accelerator(profile: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The layers; raises `ModelError` if there are none, or some ran on another processor."""
+    layers = profile.get("execution_detail")
+    if not isinstance(layers, list) or not 0 < len(layers) <= _MAX_LAYERS:
+        raise ModelError("the profile of Qualcomm AI Hub counts no layers")
+    if not all(isinstance(layer, Mapping) for layer in layers):
+        raise ModelError("the profile of Qualcomm AI Hub has a layer of unknown form; update hwnas")
+    elsewhere = sorted({str(layer.get("compute_unit")) for layer in layers} - {"NPU"})
+    if elsewhere:
+        raise ModelError(f"Qualcomm AI Hub ran layers of the model on {', '.join(elsewhere)}, not on the NPU")
+    return layers
+
+
 def _layers(profile: Mapping[str, Any], data: bytes) -> dict[str, float]:
     """Cycles or microseconds of each layer, by its name in the model where it can be told.
 
@@ -281,12 +291,7 @@ def _layers(profile: Mapping[str, Any], data: bytes) -> dict[str, float]:
     one before it.
     """
     plain = {re.sub(r"\W", "_", node.name): node.name for node in model_nodes(load_model(data))}
-    layers = profile.get("execution_detail")
-    if not isinstance(layers, Sequence) or not 0 < len(layers) <= _MAX_LAYERS:
-        raise ModelError("the profile of Qualcomm AI Hub counts no layers")
-    elsewhere = sorted({str(layer.get("compute_unit")) for layer in layers} - {"NPU"})
-    if elsewhere:
-        raise ModelError(f"Qualcomm AI Hub ran layers of the model on {', '.join(elsewhere)}, not on the NPU")
+    layers = _on_accelerator(profile)
     unit = "execution_cycles" if all("execution_cycles" in layer for layer in layers) else "execution_time"
     times: dict[str, float] = {}
     for layer in layers:

@@ -115,7 +115,8 @@ given = parser.parse_args()
 assert os.environ["LD_LIBRARY_PATH"].split(":")[0].endswith("lib/x86_64-linux-clang")
 log = json.loads(pathlib.Path(given.input_log).read_text())
 recorded = pathlib.Path(os.environ["FAKE_DATA"], f"qnn_phone_{log['level']}.csv").read_text().splitlines()
-group = [line for line in recorded if ",EXECUTE," in line and line.startswith("3000" if log["level"] == "basic" else "2000")]
+last = "3000," if log["level"] == "basic" else "2000,"
+group = [line for line in recorded if line.startswith(last)]
 first = next(place for place, line in enumerate(recorded) if ",EXECUTE," in line)
 lines = recorded[:first] + group * (log["inferences"] - int(os.environ.get("FAKE_LOST", "0"))) + recorded[-1:]
 pathlib.Path(given.output).write_text("\\n".join(lines) + "\\n")
