@@ -185,7 +185,7 @@ class _Runtime:
     def run(self, arguments: str, folder: str, limit_s: int) -> subprocess.CompletedProcess[str]:
         """Run ``qnn-net-run`` in a folder of the phone; it is stopped there when it takes too long."""
         paths = f"LD_LIBRARY_PATH={self.folder} ADSP_LIBRARY_PATH={self.folder}"
-        command = f"cd {folder} && {paths} timeout {limit_s} {self.folder}/qnn-net-run {arguments}"
+        command = f"cd {folder} && rm -rf out && {paths} timeout {limit_s} {self.folder}/qnn-net-run {arguments}"
         return self.phone.shell(command, limit_s + 30)
 
     def _version(self) -> str:
@@ -230,7 +230,6 @@ class _Loaded:
         with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
             log, table = Path(folder) / "profile.log", Path(folder) / "profile.csv"
             self._runtime.phone.pull(f"{self._folder}/out/qnn-profiling-data_0.log", log)
-            self._runtime.phone.shell(f"rm -rf {self._folder}/out")
             _view(log, table)
             return read_profile(table)
 

@@ -158,7 +158,7 @@ class FakePhone:
 
 def _program(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!{sys.executable} -I\n{text}", encoding="utf-8")
+    path.write_text(f"#!{sys.executable} -IS\n{text}", encoding="utf-8")
     path.chmod(0o755)
 
 

@@ -223,7 +223,7 @@ def test_command_lines(phone: FakePhone, block: bytes) -> None:
     ]
     folder = next(call[-1] for call in calls if "push" in call).rstrip("/")
     wanted = (
-        f"cd {folder}/model-0 && LD_LIBRARY_PATH={folder} ADSP_LIBRARY_PATH={folder} "
+        f"cd {folder}/model-0 && rm -rf out && LD_LIBRARY_PATH={folder} ADSP_LIBRARY_PATH={folder} "
         f"timeout 300 {folder}/qnn-net-run --backend libQnnHtp.so --retrieve_context net.bin "
         "--input_list inputs.txt --output_dir out --use_native_input_files --use_native_output_files "
         f"--num_inferences {WARM_UP + INFERENCES} --keep_num_outputs 1 "
