@@ -41,6 +41,8 @@ profilers = Registry(
         "cpu-tvm-rpc": "hwnas.profilers.cpu_tvm_rpc:CpuTvmRpc",
         "dsp-hexagon-sim": "hwnas.profilers.dsp_hexagon_sim:DspHexagonSim",
         "dsp-qnn": "hwnas.profilers.dsp_qnn:DspQnn",
+        "dsp-qnn-adb": "hwnas.profilers.dsp_qnn_adb:DspQnnAdb",
+        "dsp-qnn-hub": "hwnas.profilers.dsp_qnn_hub:DspQnnHub",
         "gpu-cuda": "hwnas.profilers.gpu_cuda:GpuCuda",
         "gpu-openvino": "hwnas.profilers.gpu_openvino:GpuOpenVino",
         "gpu-torch": "hwnas.profilers.gpu_torch:GpuTorch",

@@ -37,14 +37,14 @@ from hwnas.profilers.qnn_worker import CSV
 from hwnas.profilers.timing import Runner
 from hwnas.spaces.errors import ConfigError, DeviceUnavailable, HwnasError, ModelError
 
-__all__ = ["DspQnn", "Snapdragon"]
+__all__ = ["DspQnn", "OfChip", "Snapdragon", "layer_shares"]
 
 #: schedules that are kept: a model is measured, and then divided among its kernels
 _KEPT = 64
 
 
-class DspQnn(Profiler):
-    """Models a chip that need not be here, from the program that Qualcomm's compiler makes for it.
+class OfChip(Profiler):
+    """What the devices share whose key names a Hexagon chip: Qualcomm's compiler makes their programs here.
 
     Parameters
     ----------
@@ -61,23 +61,65 @@ class DspQnn(Profiler):
         If there is no such chip.
     """
 
-    name = "dsp-qnn"
     device_class = "dsp"
-    summary = "a Snapdragon's Hexagon processor: of a chip, as in dsp-qnn:57, modelled; on a Snapdragon, measured"
     precisions = ("int8",)
-    method = "modelled"
-    computes = True
 
     def __init__(self, chip: str, *, precision: str | None = None, limit_s: float = LIMIT_S) -> None:
         super().__init__(precision=precision)
         self.variant = str(chip)
-        self.chip: Chip = find_chip(self.variant)
+        self.chip: Chip = find_chip(self.variant, self.name)
         self.limit_s = limit_s
-        self._schedules: OrderedDict[bytes, Schedule] = OrderedDict()
 
     @classmethod
     def unavailable(cls) -> str | None:
         return missing_package()
+
+    @classmethod
+    def from_qualifiers(cls, qualifiers: Sequence[str], **options: Any) -> Profiler:
+        """Make the profiler of a chip.
+
+        Raises
+        ------
+        ConfigError
+            If there is no qualifier but the precision, more than one, or it is no chip.
+        """
+        chips = [qualifier for qualifier in qualifiers if qualifier not in cls.precisions]
+        if not chips:
+            raise ConfigError(f"{cls.name} needs a chip or a phone: write {cls.name}:57 or {cls.name}:galaxy-s24")
+        if len(chips) > 1:
+            raise ConfigError(f"{cls.name} takes one chip, not {' and '.join(chips)}")
+        return cls(chips[0], **options)
+
+    @property
+    def key(self) -> str:
+        """The name, and the chip or phone as it was given, such as ``dsp-qnn.galaxy-s24``."""
+        return f"{self.name}.{self.variant}"
+
+    def write_deployable(self, model: Model, path: Path) -> tuple[Path, ...]:
+        """Write the chip's context binary, which loads without compiling, and the small ONNX file that names it.
+
+        Raises
+        ------
+        ModelError
+            As `measure`.
+        """
+        data = as_bytes(model)
+        check_quantised(data, self.key)
+        target = path.with_name(f"{path.stem}.{self.key}.onnx")
+        return write_context(data, self.chip.soc_model, target, limit_s=self.limit_s)
+
+
+class DspQnn(OfChip):
+    """Models a chip that need not be here, from the program that Qualcomm's compiler makes for it; see `OfChip`."""
+
+    name = "dsp-qnn"
+    summary = "a Snapdragon's Hexagon processor: of a chip, as in dsp-qnn:57, modelled; on a Snapdragon, measured"
+    method = "modelled"
+    computes = True
+
+    def __init__(self, chip: str, *, precision: str | None = None, limit_s: float = LIMIT_S) -> None:
+        super().__init__(chip, precision=precision, limit_s=limit_s)
+        self._schedules: OrderedDict[bytes, Schedule] = OrderedDict()
 
     @classmethod
     def from_qualifiers(cls, qualifiers: Sequence[str], **options: Any) -> Profiler:
@@ -90,19 +132,11 @@ class DspQnn(Profiler):
         DeviceUnavailable
             If there is no qualifier and this machine is no Snapdragon.
         """
-        chips = [qualifier for qualifier in qualifiers if qualifier not in cls.precisions]
-        if len(chips) > 1:
-            raise ConfigError(f"{cls.name} takes one chip, not {' and '.join(chips)}")
-        if chips:
-            return cls(chips[0], **options)
+        if set(qualifiers) - set(cls.precisions):
+            return super().from_qualifiers(qualifiers, **options)
         if reason := Snapdragon.unavailable():
             raise DeviceUnavailable(reason)
         return Snapdragon(precision=options.get("precision"))
-
-    @property
-    def key(self) -> str:
-        """``dsp-qnn.`` and the chip or phone as it was given."""
-        return f"{self.name}.{self.variant}"
 
     def device_record(self, protocol: Protocol | None = None) -> DeviceRecord:
         """The chip and the compiler; the machine that compiles is left out, as it has no part in the numbers."""
@@ -141,19 +175,6 @@ class DspQnn(Profiler):
                 self._schedules.popitem(last=False)
         return self._schedules[name]
 
-    def write_deployable(self, model: Model, path: Path) -> tuple[Path, ...]:
-        """Write the chip's context binary, which loads without compiling, and the small ONNX file that names it.
-
-        Raises
-        ------
-        ModelError
-            As `measure`.
-        """
-        data = as_bytes(model)
-        check_quantised(data, self.key)
-        target = path.with_name(f"{path.stem}.{self.key}.onnx")
-        return write_context(data, self.chip.soc_model, target, limit_s=self.limit_s)
-
     def kernel_shares(
         self, model: Model, nodes: Collection[str] | None = None, protocol: Protocol | None = None
     ) -> dict[str, float] | None:
@@ -165,7 +186,7 @@ class DspQnn(Profiler):
             As `measure`, and if the program's names cannot be traced back.
         """
         data = as_bytes(model)
-        return _divided(data, self.schedule(data).corrected_us(), nodes)
+        return layer_shares(data, self.schedule(data).corrected_us(), nodes)
 
 
 class Snapdragon(OnnxRuntimeProfiler):
@@ -248,11 +269,28 @@ class Snapdragon(OnnxRuntimeProfiler):
         data = self.prepared(model)
         with qnn_job(data, None, runs=20) as (folder, _):
             counted = node_cycles(folder / CSV)
-        return _divided(data, {name: middle(np.asarray(runs, float).tolist()) for name, runs in counted.items()}, nodes)
+        return layer_shares(
+            data, {name: middle(np.asarray(runs, float).tolist()) for name, runs in counted.items()}, nodes
+        )
 
 
-def _divided(data: bytes, times: Mapping[str, float], nodes: Collection[str] | None) -> dict[str, float]:
-    """Shares of the layers that the compiler names, led back to the model's nodes."""
+def layer_shares(data: bytes, times: Mapping[str, float], nodes: Collection[str] | None) -> dict[str, float]:
+    """Shares of the layers that the compiler names, led back to the model's nodes.
+
+    Parameters
+    ----------
+    data
+        The serialised model.
+    times
+        Time or cycles of each layer.
+    nodes
+        See `Profiler.kernel_shares`.
+
+    Raises
+    ------
+    ModelError
+        If the names cannot be traced back.
+    """
     executed = [ExecutedNode(name, _operator(name), (), ()) for name in times]
     return divide(times, attribute(model_nodes(load_model(data)), executed, nodes), nodes)
 

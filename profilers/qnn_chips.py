@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hwnas.spaces.errors import ConfigError
 
-__all__ = ["CHIPS", "PHONES", "Chip", "find_chip"]
+__all__ = ["CHIPS", "PARTS", "PHONES", "Chip", "find_chip"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,32 @@ PHONES = {
 }
 
 
-def find_chip(variant: str) -> Chip:
+#: Chips by part number, as Qualcomm's compiler writes it into its binaries and Android calls it (``ro.soc.model``).
+PARTS = {
+    "SM8350": 30,
+    "SM7325": 35,
+    "SM8450": 36,
+    "SM8550": 43,
+    "SM8650": 57,
+    "SM8750": 69,
+    "QCS9100": 77,
+    "QCM6690": 78,
+    "QCS8300": 82,
+    "SM7750": 86,
+    "SM8850": 87,
+    "QCS6490": 93,
+}
+
+
+def find_chip(variant: str, device: str = "dsp-qnn") -> Chip:
     """The chip that a part of a device key names: an id such as ``57``, or a phone such as ``galaxy-s24``.
+
+    Parameters
+    ----------
+    variant
+        The part of the key.
+    device
+        Its first part, for the message.
 
     Raises
     ------
@@ -98,6 +122,6 @@ def find_chip(variant: str) -> Chip:
         number = int(variant)
         return CHIPS.get(number, Chip(number, f"chip {number}", 0))
     raise ConfigError(
-        f"dsp-qnn knows no chip {variant!r}; write Qualcomm's id of it, such as dsp-qnn:57, or one of "
+        f"{device} knows no chip {variant!r}; write Qualcomm's id of it, such as {device}:57, or one of "
         f"{', '.join(sorted(PHONES))}"
     )
