@@ -216,7 +216,7 @@ class KernelPredictor:
         try:
             content = json.loads(Path(file).read_bytes())
             if content["format"] != FORMAT:
-                raise TableError(f"{file} is {content['format']!r}, not {FORMAT!r}; profile again")
+                raise TableError(f"{file} is {content['format']!r:.80}, not {FORMAT!r}; profile again")
             return cls._from_json(content), dict(content["notes"])
         except OSError as error:
             raise TableError(f"cannot read {file}: {error.strerror}") from error
