@@ -25,11 +25,11 @@ def joint(own: Tensor) -> Tensor:
 
 class _Joint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
+    def forward(ctx: Any, own: Tensor) -> Tensor:  # noqa: ARG004 - torch passes it
         return ranks.total(own.clone())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG004
         return gradient
 
 
