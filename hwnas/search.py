@@ -25,6 +25,7 @@ from hwnas import ranks
 from hwnas.constraints import ConstraintSet
 from hwnas.engine import Engine, LocalEngine, SerialEngine
 from hwnas.evaluators.base import Evaluation, Evaluator
+from hwnas.following import follow, set_threads
 from hwnas.plain import for_json
 from hwnas.plan import Plan, SearchSettings
 from hwnas.run import Run, default_run_path
@@ -216,48 +217,19 @@ def _together(lead: Callable[[], SearchResult]) -> SearchResult:
     """What `lead` returns on rank 0, on every rank."""
     ranks.start()
     if not ranks.leads():
-        return _follow()
+        content = follow(lambda plan: _Evaluators(None, plan, None))
+        paths = {"onnx": Path(content["onnx"]), "run": Path(content["run"])}
+        return SearchResult(**{**content, **paths, "architecture": tuple(content["architecture"])})
     with ranks.leading():
         result = lead()
     ranks.order("end", **for_json(asdict(result)))
     return result
 
 
-def _follow() -> SearchResult:
-    """Do what rank 0 orders until its search ends."""
-    from hwnas.delivery import train_finalist
-
-    evaluators: Any = None
-    teacher: Teacher | None = None
-    for name, content in ranks.orders():
-        if name == "plan":
-            plan = Plan(SearchSettings.from_run(content))
-            _set_threads(plan)
-            evaluators = _Evaluators(None, plan, None)
-        elif name == "evaluate":
-            evaluators.stage = Stage.from_json(content["stage"])
-            evaluators.evaluate([tuple(row) for row in content["architectures"]])
-        elif name == "teacher":
-            teacher = evaluators.teacher(Stage.from_json(content["stage"]))
-        elif name == "train":
-            train_finalist(plan, tuple(content["architecture"]), teacher)
-        else:
-            break
-    paths = {"onnx": Path(content["onnx"]), "run": Path(content["run"])}
-    return SearchResult(**{**content, **paths, "architecture": tuple(content["architecture"])})
-
-
-def _set_threads(plan: Plan) -> None:
-    if plan.settings.threads is not None:
-        import torch
-
-        torch.set_num_threads(plan.settings.threads)
-
-
 def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
     from hwnas.delivery import deliver
 
-    _set_threads(plan)
+    set_threads(plan)
     ranks.order("plan", **asdict(plan.settings))
     evaluators = _Evaluators(run, plan, progress)
     ranked = _candidates(run, plan, evaluators, progress)
