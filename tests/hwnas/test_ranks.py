@@ -20,6 +20,7 @@ import torch
 
 from hwnas import ranks
 from hwnas.data.image_folder import Decoder, FolderSplit
+from hwnas.plan import Plan, SearchSettings
 from hwnas.ranks import Share
 from hwnas.run import Run
 from hwnas.spaces.errors import ConfigError
@@ -43,7 +44,8 @@ def _one_thread() -> Iterator[None]:
 def environment(**more: str) -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path, **more}
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **loopback, **more}
 
 
 def torchrun(port: int, *command: str) -> list[str]:
@@ -111,6 +113,13 @@ def test_a_rank_decodes_only_its_share() -> None:
     sizes = [len(labels) for _, labels in data.training_batches(33, seed=0, epoch=0, share=Share(1, 2))]
     assert sizes == [17, 17]
     assert len(decoded) == len(set(decoded)) == 34
+
+
+def test_worker_processes_are_refused_on_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    settings = SearchSettings(work.SPACE, "digits", ("flops <= 1M",), evaluator="scratch", jobs=2)
+    with pytest.raises(ConfigError, match="jobs=2 starts worker processes of its own, which 2 ranks"):
+        Plan(settings)
 
 
 # ---------------------------------------------------------------------- two ranks
@@ -201,10 +210,11 @@ def test_a_rank_that_stands_still_is_given_up() -> None:
             process.communicate()
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="children are found in /proc")
 def test_a_killed_rank_ends_the_search_and_it_resumes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     search = ["search", "--space", work.SPACE, "--data", "digits", "--constraint", "flops <= 1M", "--run", str(run)]
-    search += ["--strategy", "random", "--evaluations", "3", "--supernet-epochs", "12", "--epochs", "1"]
+    search += ["--strategy", "random", "--evaluations", "3", "--supernet-epochs", "6", "--epochs", "1"]
     search += ["--limit", "70", "--batch-size", "33", "--threads", "1", "--distill"]
     command = torchrun(free_port(), "-m", "--", "hwnas")
     process = subprocess.Popen(
@@ -237,7 +247,7 @@ def test_a_killed_rank_ends_the_search_and_it_resumes(tmp_path: Path) -> None:
     opened = Run.open(run, write=False)
     assert len(opened.trials()) == 3
     assert opened.onnx.exists()
-    assert load_checkpoint(checkpoint)[1]["epoch"] == 12
+    assert load_checkpoint(checkpoint)[1]["epoch"] == 6
 
 
 def second_rank(launcher: int) -> int:
