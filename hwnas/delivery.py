@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas import ranks
 from hwnas.constraints import METRICS, Constraint, ConstraintSet
 from hwnas.export import annotate, export_onnx
 from hwnas.latency_tables import METHODS, find_table
@@ -24,14 +25,26 @@ from hwnas.spaces.errors import ConfigError, InfeasibleError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch import nn
 
     from hwnas.evaluators.base import Evaluation
     from hwnas.plan import Plan
     from hwnas.profilers import Measurement
     from hwnas.run import Run
+    from hwnas.spaces.graph import Graph
     from hwnas.spaces.space import Architecture
+    from hwnas.training import TrainResult
 
-__all__ = ["LEVEL", "check_devices", "deliver", "devices_of", "for_device", "latency_notes", "precision_of"]
+__all__ = [
+    "LEVEL",
+    "check_devices",
+    "deliver",
+    "devices_of",
+    "for_device",
+    "latency_notes",
+    "precision_of",
+    "train_finalist",
+]
 
 Progress = Callable[[float, float, str], None]
 #: probability of the predicted intervals that a run reports
@@ -143,6 +156,30 @@ def _finalist(
     return {**entry, "stage": "exported and checked", "file": str(files[-1].relative_to(run.path))}
 
 
+def train_finalist(
+    plan: Plan, architecture: Architecture, teacher: Any, **options: Any
+) -> tuple[Graph, nn.Module, TrainResult]:
+    """Train an architecture from scratch on all of the data; every rank does this at the same time.
+
+    Parameters
+    ----------
+    plan, architecture
+        What to train.
+    teacher
+        See `hwnas.training.train`.
+    options
+        Its checkpoint, progress and stage.
+    """
+    import torch
+
+    from hwnas.training import train
+
+    graph = plan.space.lower(architecture)
+    torch.manual_seed(plan.settings.seed)
+    module = graph.to_module()
+    return graph, module, train(module, plan.data, plan.config, teacher=teacher, **options)
+
+
 def _train_and_export(
     run: Run,
     plan: Plan,
@@ -153,22 +190,16 @@ def _train_and_export(
     profilers: Mapping[str, Profiler],
 ) -> tuple[list[Path], dict[str, float]]:
     """Train from scratch and write the files: float32, and int8 if the device computes in it (the last one deploys)."""
-    import torch
-
     from hwnas.quantize import quantize_onnx
-    from hwnas.training import train
 
     architecture = candidate.architecture
     tag = "".join(map(str, architecture)) if max(architecture) < 10 else "-".join(map(str, architecture))
-    graph = plan.space.lower(architecture)
-    torch.manual_seed(plan.settings.seed)
-    module = graph.to_module()
-    trained = train(
-        module,
-        plan.data,
-        plan.config,
+    ranks.order("train", architecture=architecture)
+    graph, module, trained = train_finalist(
+        plan,
+        architecture,
+        teacher,
         checkpoint=run.checkpoint(f"final-{tag}"),
-        teacher=teacher,
         progress=progress,
         stage=f"training {number}",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from hwnas import ranks
 from hwnas.constraints import ConstraintSet
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.space import SearchSpace, get_space
@@ -121,6 +122,11 @@ class Plan:
         from hwnas.training import TrainConfig
 
         self.settings = settings
+        if settings.jobs > 1 and ranks.size() > 1:
+            raise ConfigError(
+                f"jobs={settings.jobs} starts worker processes of its own, which {ranks.size()} ranks of torchrun "
+                "cannot share; leave out one of them"
+            )
         if not settings.constraints:
             raise ConfigError("a search needs at least one constraint, such as 'latency@cpu-onnxruntime <= 2ms'")
         common: dict[str, Any] = {"seed": settings.seed, "precision": settings.precision}
@@ -132,6 +138,7 @@ class Plan:
         self.config = TrainConfig(**common, **own)
         shared: dict[str, Any] = {} if settings.supernet_epochs is None else {"epochs": settings.supernet_epochs}
         self.supernet_config = TrainConfig.supernet(**common, **shared)
+        ranks.share().weight(self.config.batch_size)  # refuses one that leaves ranks without an image
         task = get_task(settings.task)
         # a subset for training has the classes in proportion, which a label-free task must not know
         part: dict[str, Any] = {
@@ -162,7 +169,8 @@ class Plan:
         if self.strategy.mixes and settings.evaluator != "one-shot":
             raise ConfigError(f"{settings.strategy} trains a mixture of all choices; use the evaluator one-shot")
         self.strategy.expect(self.evaluations)
-        check_devices(self.limits, settings.tables)
+        if ranks.leads():  # which alone measures
+            check_devices(self.limits, settings.tables)
 
     @cached_property
     def data(self) -> Dataset:

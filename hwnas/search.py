@@ -7,28 +7,35 @@ where a killed process left it:
 2. a strategy asks for feasible architectures and is told their accuracy (a line of ``trials.jsonl`` each),
 3. the best ones are measured on the device until one fits; it is trained from scratch, exported,
    compared with torch, and measured again (`hwnas.delivery`).
+
+With several ranks (`hwnas.ranks`), rank 0 does all this; where something is trained or scored, it orders the others to
+do the same at the same time.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwnas import ranks
 from hwnas.constraints import ConstraintSet
 from hwnas.engine import Engine, LocalEngine, SerialEngine
+from hwnas.evaluators.base import Evaluation, Evaluator
+from hwnas.following import follow, set_threads
+from hwnas.plain import for_json
 from hwnas.plan import Plan, SearchSettings
 from hwnas.run import Run, default_run_path
 from hwnas.spaces.errors import ConfigError, InfeasibleError
 from hwnas.spaces.space import Architecture
+from hwnas.strategies.base import Stage
 
 if TYPE_CHECKING:
-    from hwnas.evaluators.base import Evaluation, Evaluator
     from hwnas.spaces.supernet import Supernet
-    from hwnas.strategies.base import Stage, Strategy
+    from hwnas.strategies.base import Strategy
     from hwnas.training import Teacher
 
 __all__ = ["SearchResult", "resume", "search"]
@@ -98,6 +105,8 @@ def search(
 ) -> SearchResult:
     """Find, train, export and measure the best network of a space under constraints.
 
+    Under ``torchrun`` every rank calls this; rank 0's arguments count, and all get the result.
+
     Parameters
     ----------
     space, data
@@ -145,6 +154,8 @@ def search(
     ------
     ConfigError, DataError, TableError, DeviceUnavailable, InfeasibleError
         With one sentence that says what to change. The run folder keeps what was finished.
+    RankError
+        If another rank ends, or does not answer.
     """
     texts = (constraints,) if isinstance(constraints, str) else tuple(constraints)
     pairs = [f"{key}={value}" for key, value in options.items()] if isinstance(options, Mapping) else options
@@ -172,33 +183,54 @@ def search(
         jobs=jobs,
         task=task,
     )
-    plan = Plan(settings)  # every mistake of the user shows before a folder is made
-    folder = Path(run) if run is not None else default_run_path(space, data)
-    with Run.create(folder, asdict(settings), space=plan.space.spec) as opened:
-        return _execute(opened, plan, progress)
+
+    def lead() -> SearchResult:
+        plan = Plan(settings)  # every mistake of the user shows before a folder is made
+        folder = Path(run) if run is not None else default_run_path(space, data)
+        with Run.create(folder, asdict(settings), space=plan.space.spec) as opened:
+            return _execute(opened, plan, progress)
+
+    return _together(lead)
 
 
 def resume(run: str | Path, progress: Progress | None = None) -> SearchResult:
     """Go on with a run that was stopped or killed; a finished one just returns its result.
+
+    The number of ranks, where ``torchrun`` starts this, need not be what it was.
 
     Raises
     ------
     ConfigError
         If `run` is no run folder, is damaged, or is in use.
     """
-    with Run.open(run) as opened:
-        if opened.best is not None and opened.onnx.exists():
-            return _result(opened)
-        return _execute(opened, Plan(SearchSettings.from_run(opened.settings)), progress)
+
+    def lead() -> SearchResult:
+        with Run.open(run) as opened:
+            if opened.best is not None and opened.onnx.exists():
+                return _result(opened)
+            return _execute(opened, Plan(SearchSettings.from_run(opened.settings)), progress)
+
+    return _together(lead)
+
+
+def _together(lead: Callable[[], SearchResult]) -> SearchResult:
+    """What `lead` returns on rank 0, on every rank."""
+    ranks.start()
+    if not ranks.leads():
+        content = follow(lambda plan: _Evaluators(None, plan, None))
+        paths = {"onnx": Path(content["onnx"]), "run": Path(content["run"])}
+        return SearchResult(**{**content, **paths, "architecture": tuple(content["architecture"])})
+    with ranks.leading():
+        result = lead()
+    ranks.order("end", **for_json(asdict(result)))
+    return result
 
 
 def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
     from hwnas.delivery import deliver
 
-    if plan.settings.threads is not None:
-        import torch
-
-        torch.set_num_threads(plan.settings.threads)
+    set_threads(plan)
+    ranks.order("plan", **asdict(plan.settings))
     evaluators = _Evaluators(run, plan, progress)
     ranked = _candidates(run, plan, evaluators, progress)
     if not ranked:
@@ -209,7 +241,7 @@ def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
             f"none of the {len(trials)} architectures that {plan.settings.strategy} evaluated fits; "
             "allow more --evaluations in a new run, or loosen the constraints"
         )
-    deliver(run, plan, ranked, evaluators.teacher(), progress)
+    deliver(run, plan, ranked, evaluators.teacher(plan.strategy.stage), progress)
     return _result(run)
 
 
@@ -227,10 +259,13 @@ def _result(run: Run) -> SearchResult:
     )
 
 
-class _Evaluators:
-    """The evaluator of each stage of a search; trains the stage's supernet if there is one to train."""
+class _Evaluators(Evaluator):
+    """The evaluator of each stage of a search; trains the stage's supernet if there is one to train.
 
-    def __init__(self, run: Run, plan: Plan, progress: Progress | None) -> None:
+    Ranks that follow have one without a run folder; they get all weights from rank 0.
+    """
+
+    def __init__(self, run: Run | None, plan: Plan, progress: Progress | None) -> None:
         self.run, self.plan, self.progress = run, plan, progress
         #: What is evaluated next.
         self.stage = plan.strategy.stage
@@ -242,17 +277,25 @@ class _Evaluators:
         """Where the candidates are evaluated."""
         settings = self.plan.settings
         if settings.jobs == 1:
-            return SerialEngine(self.current, BATCH)
+            return SerialEngine(lambda: self, BATCH)
+        assert self.run is not None
         threads = max(1, (settings.threads or os.cpu_count() or 1) // settings.jobs)
         return LocalEngine(self.run.path, settings.jobs, threads)
 
-    def current(self) -> Evaluator:
+    def evaluate(self, architectures: Iterable[Architecture]) -> list[Evaluation]:
+        """Evaluate in `stage`, on all ranks at once; without architectures, only what they need is trained."""
+        wanted = list(architectures)
+        if ranks.leads():
+            ranks.order("evaluate", stage=self.stage.to_json(), architectures=wanted)
+        return self._current().evaluate(wanted)
+
+    def _current(self) -> Evaluator:
         """The evaluator of `stage`; stages come in order, and a resumed search begins with the one it was in."""
         if self.plan.settings.evaluator == "scratch":
             if self._evaluator is None:
                 from hwnas.evaluators.scratch import ScratchEvaluator
 
-                self._evaluator = ScratchEvaluator.of_plan(self.plan, self.run.path)
+                self._evaluator = ScratchEvaluator.of_plan(self.plan, None if self.run is None else self.run.path)
             return self._evaluator
         if self._evaluator is None or self.stage.number != self._trained:
             self._evaluator = self._one_shot(self.stage)
@@ -268,13 +311,14 @@ class _Evaluators:
         from hwnas.spaces.supernet import Supernet
         from hwnas.training import BoxSampler, load_weights, train_mixture, train_shared, train_supernet
 
-        plan = self.plan
+        plan, run = self.plan, self.run
         name = f"supernet-{stage.number + 1}" if stage.name else "supernet"
+        checkpoint = None if run is None else run.checkpoint(name)
         torch.manual_seed(plan.settings.seed + stage.number)
         if self._supernet is None or not stage.reuse:
             self._supernet = Supernet(plan.task_space)
-            if stage.reuse and stage.number and not self.run.checkpoint(name).exists():
-                self._supernet.load_state_dict(load_weights(self.run.checkpoint(f"supernet-{stage.number}")))
+            if run is not None and stage.reuse and stage.number and not run.checkpoint(name).exists():
+                self._supernet.load_state_dict(load_weights(run.checkpoint(f"supernet-{stage.number}")))
         config = plan.supernet_config
         if plan.strategy.shares_weights:
             train: Any = train_mixture if plan.strategy.mixes else train_shared
@@ -283,31 +327,33 @@ class _Evaluators:
                 plan.strategy,
                 plan.task_data,
                 config,
-                checkpoint=self.run.checkpoint(name),
-                progress=_saving(self.run, plan.strategy, self.progress),
+                checkpoint=checkpoint,
+                progress=None if run is None else _saving(run, plan.strategy, self.progress),
             )
-            return OneShotEvaluator(self._supernet, plan.task_data, seed=plan.settings.seed)
+            return OneShotEvaluator(self._supernet, plan.task_data, seed=plan.settings.seed, share=ranks.share())
         train_supernet(
             self._supernet,
             plan.task_data,
             replace(config, epochs=max(1, round(stage.share * config.epochs))),
             sampler=None if stage.allowed is None else BoxSampler(stage.allowed),
-            checkpoint=self.run.checkpoint(name),
+            checkpoint=checkpoint,
             progress=self.progress,
             stage=f"supernet, {stage.name}" if stage.name else "supernet",
         )
-        return OneShotEvaluator(self._supernet, plan.task_data, seed=plan.settings.seed)
+        return OneShotEvaluator(self._supernet, plan.task_data, seed=plan.settings.seed, share=ranks.share())
 
-    def teacher(self) -> Teacher | None:
-        """For distillation, if it is wanted: the largest network that the supernet was trained on."""
+    def teacher(self, stage: Stage) -> Teacher | None:
+        """For distillation, if it is wanted: the largest network that the supernet of `stage` was trained on."""
         if not self.plan.settings.distill:
             return None
         from hwnas.training import BoxSampler, Calibration, Teacher, largest
 
-        plan, stage = self.plan, self.plan.strategy.stage
+        plan = self.plan
+        if ranks.leads():
+            ranks.order("teacher", stage=stage.to_json())
         if self._supernet is None:
             self.stage = stage
-            self.current()
+            self._current()
         assert self._supernet is not None
         sampler = None if stage.allowed is None else BoxSampler(stage.allowed)
         architecture = largest(plan.space, sampler, seed=plan.settings.seed)
@@ -363,7 +409,7 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
     recommended = strategy.recommendation
     if recommended is not None and all(trial.architecture != recommended for trial in trials):
         evaluators.stage = strategy.stage
-        (evaluation,) = evaluators.current().evaluate([recommended])
+        (evaluation,) = evaluators.evaluate([recommended])
         trials.append(_with_costs(evaluation, plan.limits, evaluators.stage))
         run.add_trial(trials[-1])
     for pattern in ("candidate-*", "weights-*"):  # of candidates: no stage after this needs them
@@ -383,13 +429,13 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
 def _likely_candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
     """Train weights and strategy together, then score what the strategy finds likely; its first choice first."""
     strategy = plan.strategy
-    evaluator = evaluators.current()
+    evaluators.evaluate(())
     known = {trial.architecture: trial for trial in run.trials()}
     wanted = strategy.candidates(plan.evaluations)
     report = _staged(progress, "search")
     for number, architecture in enumerate(wanted, start=1):
         if architecture not in known:
-            (evaluation,) = evaluator.evaluate([architecture])
+            (evaluation,) = evaluators.evaluate([architecture])
             known[architecture] = _with_costs(evaluation, plan.limits, strategy.stage)
             run.add_trial(known[architecture])
         report(number, len(wanted), f"{number} of {len(wanted)} likely architectures")

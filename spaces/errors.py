@@ -12,6 +12,7 @@ __all__ = [
     "HwnasError",
     "InfeasibleError",
     "ModelError",
+    "RankError",
     "TableError",
 ]
 
@@ -38,6 +39,10 @@ class InfeasibleError(HwnasError):
 
 class ModelError(HwnasError):
     """An ONNX model, checkpoint or architecture that cannot be used."""
+
+
+class RankError(HwnasError):
+    """A process of several that train together and has ended, does not answer, or is out of step."""
 
 
 class TableError(HwnasError):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hwnas import __version__
+from hwnas import __version__, ranks
 from hwnas.cli.compare import compare
 from hwnas.cli.export import export
 from hwnas.cli.import_networks import import_networks
@@ -18,7 +18,7 @@ from hwnas.cli.profile import profile
 from hwnas.cli.report import report
 from hwnas.cli.search import search
 from hwnas.cli.tune import tune
-from hwnas.spaces.errors import HwnasError
+from hwnas.spaces.errors import HwnasError, RankError
 
 __all__ = ["app"]
 
@@ -30,6 +30,8 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except HwnasError as error:
+            if not (ranks.leads() or isinstance(error, RankError)):
+                raise typer.Exit(2) from error  # rank 0 says the same
             sentence, code = str(error), 2
         except OSError as error:
             if error.filename is None or isinstance(error, BrokenPipeError):

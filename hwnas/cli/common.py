@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hwnas import ranks
 from hwnas.spaces.errors import ConfigError
 
 __all__ = [
@@ -91,8 +92,11 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
 
 @contextmanager
 def progress_bar() -> Iterator[Progress | None]:
-    """A progress bar with an estimate of the time left; ``None`` when standard error is not a terminal."""
-    if not sys.stderr.isatty():
+    """A progress bar with an estimate of the time left; ``None`` when standard error is not a terminal.
+
+    Of several ranks, only the first one has it.
+    """
+    if not sys.stderr.isatty() or not ranks.leads():
         yield None
         return
     from rich.console import Console

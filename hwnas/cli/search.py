@@ -92,9 +92,12 @@ def search(
           --constraint "flops <= 10M" --constraint "params <= 200k"
       hwnas search --space "hurricane(width=0.25,pool=sep3+mb5e3+shuffle3)" --data digits --strategy hurricane
           --option reuse=no --constraint "latency@cpu-onnxruntime <= 1ms"
+      torchrun --nproc-per-node 2 -m hwnas search --space mobilenet --data fashion-mnist --constraint "flops <= 5M"
     """
     import hwnas
+    from hwnas import ranks
 
+    ranks.start()
     if resume is not None:
         _refuse_others(ctx, resume)
         with resumable(f"`hwnas search --resume {resume}` goes on from here"), progress_bar() as progress:
@@ -133,6 +136,8 @@ def search(
                 precision=precision,
                 progress=progress,
             )
+    if not ranks.leads():
+        return
     if json:
         print_json(
             {

@@ -41,19 +41,25 @@ class Augmentation:
                 f"{self.erasing} and {self.hole}"
             )
 
-    def geometric(self, images: Tensor, generator: Generator) -> Tensor:
-        """Crop and flip uint8 images ``(B, C, H, W)``: one gather for the whole batch."""
+    def geometric(
+        self, images: Tensor, generator: Generator, count: int | None = None, part: slice = slice(None)
+    ) -> Tensor:
+        """Crop and flip uint8 images ``(B, C, H, W)``: one gather for the whole batch.
+
+        Where `images` are a part of a batch of `count`, each is changed as it would be in the whole batch.
+        """
         import torch
         from torch.nn import functional as F
 
         if not self.pad and not self.flip:
             return images
         batch, channels, height, width = images.shape
+        whole = batch if count is None else count
         # drawn on the CPU, so that the same seed crops alike on every device
-        top, left = torch.randint(0, 2 * self.pad + 1, (2, batch, 1), generator=generator)
+        top, left = torch.randint(0, 2 * self.pad + 1, (2, whole, 1), generator=generator)[:, part]
         columns = torch.arange(width)
         if self.flip:
-            mirrored = torch.rand(batch, 1, generator=generator) < 0.5
+            mirrored = torch.rand(whole, 1, generator=generator)[part] < 0.5
             columns = torch.where(mirrored, width - 1 - columns, columns)
         rows, columns = torch.arange(height) + top, columns + left
         stride = width + 2 * self.pad
@@ -61,15 +67,18 @@ class Augmentation:
         flat = F.pad(images, (self.pad,) * 4).flatten(2)
         return flat.gather(2, index.expand(-1, channels, -1)).view(images.shape)
 
-    def erase(self, images: Tensor, generator: Generator) -> Tensor:
-        """Cut holes into normalised images ``(B, C, H, W)``, in place."""
+    def erase(
+        self, images: Tensor, generator: Generator, count: int | None = None, part: slice = slice(None)
+    ) -> Tensor:
+        """Cut holes into normalised images ``(B, C, H, W)``, in place; `count` and `part` as of `geometric`."""
         import torch
 
         if not self.erasing:
             return images
         batch, _, height, width = images.shape
-        place = torch.rand(2, batch, 1, generator=generator)
-        hit = torch.rand(batch, 1, generator=generator) < self.erasing
+        whole = batch if count is None else count
+        place = torch.rand(2, whole, 1, generator=generator)[:, part]
+        hit = torch.rand(whole, 1, generator=generator)[part] < self.erasing
 
         def inside(size: int, centre: Tensor) -> Tensor:
             return (torch.arange(size) + 0.5 - centre * size).abs() <= self.hole * size / 2

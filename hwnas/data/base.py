@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwnas.data.augment import Augmentation
+from hwnas.ranks import WHOLE, Share
 from hwnas.spaces.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -187,6 +188,10 @@ class Dataset:
         """Batches in an epoch: incomplete ones are left out, unless there is no other."""
         return max(1, len(self.train) // batch_size)
 
+    def step_images(self, batch_size: int) -> int:
+        """Images that a batch is made of."""
+        return min(batch_size, len(self.train))
+
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 pixels ``(B, C, H, W)`` into a network's input: float32, mean 0, variance 1, channels last."""
         import torch
@@ -198,11 +203,19 @@ class Dataset:
         return images.sub_(mean).mul_(scale)
 
     def training_batches(
-        self, batch_size: int, *, seed: int, epoch: int, device: device | str = "cpu", augment: bool = True
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        device: device | str = "cpu",
+        augment: bool = True,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Shuffled, augmented, normalised batches of one epoch.
 
-        Everything random follows from `seed` and `epoch`, so that an epoch can be repeated exactly.
+        Everything random follows from `seed` and `epoch`, so that an epoch can be repeated exactly. With a `share`,
+        only this part of each batch is read; together the parts of all ranks are the batches of a process on its own.
 
         Yields
         ------
@@ -215,18 +228,23 @@ class Dataset:
         order = rng.permutation(len(self.train))[: self.steps(batch_size) * batch_size]
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         crop_seed = int(rng.integers(2**62)) if augment else None
-        for images, labels in self.train.batches(batch_size, order=order, crop_seed=crop_seed):
+        count = self.step_images(batch_size)
+        part = share.part(count)
+        own = share.of_steps(order, count)
+        for images, labels in self.train.batches(part.stop - part.start, order=own, crop_seed=crop_seed):
             images = images.to(device, non_blocking=True)
             if augment:
-                images = self.augmentation.geometric(images, generator)
+                images = self.augmentation.geometric(images, generator, count, part)
             images = self.normalise(images)
             if augment:
-                images = self.augmentation.erase(images, generator)
+                images = self.augmentation.erase(images, generator, count, part)
             yield images, labels.to(device, non_blocking=True)
 
-    def batches(self, split: Split, batch_size: int, device: device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised batches of a split in its own order."""
-        for images, labels in split.batches(batch_size):
+    def batches(
+        self, split: Split, batch_size: int, device: device | str = "cpu", share: Share = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised batches of a split, or of a share of it, in its own order."""
+        for images, labels in split.batches(batch_size, order=share.of_all(len(split))):
             yield self.normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
 
 

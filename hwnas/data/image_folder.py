@@ -12,6 +12,7 @@ import numpy as np
 
 from hwnas.data.augment import Augmentation
 from hwnas.data.base import Dataset, Split, channel_statistics, hold_out, subset_indices
+from hwnas.ranks import local_size
 from hwnas.spaces.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def load(
     channels
         3 for colour, 1 for grey.
     workers
-        Processes that decode; 0 decodes in this one. One a core by default, at most 8.
+        Processes that decode; 0 decodes in this one. One a core by default (shared with the other ranks of this
+        machine), at most 8.
     augmentation
         What is done to training batches after the random crop that decoding makes; mirroring by default.
 
@@ -73,7 +75,8 @@ def load(
     if channels not in (1, 3):
         raise ConfigError(f"channels={channels}; images are read with 1 (grey) or 3 (colour)")
     if workers is None:
-        workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(max(1, cores // local_size()), 8)  # other ranks of this machine decode as well
     if workers < 0:
         raise ConfigError(f"workers={workers} is not a number of processes")
     decoder = Decoder(resolution or RESOLUTION, channels)

@@ -9,6 +9,7 @@ import numpy as np
 
 from hwnas.data.base import subset_indices
 from hwnas.evaluators.base import Evaluation, Evaluator
+from hwnas.ranks import WHOLE, Share
 from hwnas.spaces.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class OneShotEvaluator(Evaluator):
         repeats better where validation images are few.
     seed
         Of both draws, which are made once.
+    share
+        The part of the validation images that this rank scores; all ranks then evaluate the same architectures.
     """
 
     name: ClassVar[str] = "one-shot"
@@ -61,12 +64,13 @@ class OneShotEvaluator(Evaluator):
         limit: int | None = 8_000,
         metric: str = "accuracy",
         seed: int = 0,
+        share: Share = WHOLE,
     ) -> None:
         from hwnas.training.supernet import Calibration
 
         if metric not in ("accuracy", "loss"):
             raise ConfigError(f"there is no one-shot metric called {metric!r}; choose accuracy or loss")
-        self.metric = metric
+        self.metric, self.share = metric, share
         self.fidelity = f"validation {metric} with the weights of a supernet, not trained alone"
         self.supernet, self.data, self.space = supernet, data, supernet.space
         self._device = next(supernet.parameters()).device
@@ -86,8 +90,11 @@ class OneShotEvaluator(Evaluator):
         from hwnas.training.supernet import recalibrated
 
         if architecture not in self._known:
+            # every rank calibrates by all images: there are few, and the statistics need no exchange
             with recalibrated(self.supernet, architecture, self._calibration):
-                score = score_batches(lambda images: self.supernet(images, architecture), self._validation())
+                score = score_batches(
+                    lambda images: self.supernet(images, architecture), self._validation(), self.share
+                )
             info = {"accuracy": score.accuracy, "loss": score.loss, "images": score.images}
             value = score.accuracy if self.metric == "accuracy" else -score.loss
             self._known[architecture] = Evaluation(architecture, value, {}, info)
@@ -99,7 +106,7 @@ class OneShotEvaluator(Evaluator):
         if self._batches is not None:
             return self._batches
         size = len(self._valid) * self.data.channels * self.data.resolution**2 * 4
-        batches = self.data.batches(self._valid, EVAL_BATCH, self._device)
+        batches = self.data.batches(self._valid, EVAL_BATCH, self._device, self.share)
         if size > MOST_CACHED_BYTES:
             return batches
         self._batches = list(batches)

@@ -77,8 +77,13 @@ class ScratchEvaluator(Evaluator):
         self._known: dict[Architecture, Evaluation] = {}
 
     @classmethod
-    def of_plan(cls, plan: Plan, run: Path) -> Self:
-        """The evaluator that a search from scratch uses, with the checkpoints of its run folder."""
+    def of_plan(cls, plan: Plan, run: Path | None) -> Self:
+        """The evaluator that a search from scratch uses, with the checkpoints of its run folder.
+
+        Without the folder, it is that of a rank that gets its weights from rank 0.
+        """
+        if run is None:
+            return cls(plan.task_space, plan.task_data, plan.config)
         return cls(plan.task_space, plan.task_data, plan.config, folder=run / "checkpoints", inherit=plan.inherits)
 
     def evaluate(self, architectures: Iterable[Sequence[int]]) -> list[Evaluation]:

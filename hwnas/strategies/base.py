@@ -54,6 +54,23 @@ class Stage:
     share: float = 1.0
     reuse: bool = False
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for other processes."""
+        allowed = None if self.allowed is None else [mask.tolist() for mask in self.allowed]
+        return {
+            "number": self.number,
+            "name": self.name,
+            "allowed": allowed,
+            "share": self.share,
+            "reuse": self.reuse,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Stage:
+        """Read back what `to_json` made."""
+        allowed = data["allowed"]
+        return cls(**{**data, "allowed": None if allowed is None else tuple(np.array(mask, bool) for mask in allowed)})
+
 
 class Strategy(ABC):
     """Base of every strategy.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 
 from hwnas.data.base import Dataset, Split
+from hwnas.ranks import WHOLE, Share
 from hwnas.spaces.errors import ConfigError
 from hwnas.spaces.graph import Graph
 from hwnas.spaces.space import Architecture, SearchSpace, Term
@@ -223,27 +224,48 @@ class PretextData(Dataset):
         """Batches in an epoch."""
         return max(1, len(self.train) // self._images(batch_size))
 
+    def step_images(self, batch_size: int) -> int:
+        """Images that a batch is made of."""
+        return min(self._images(batch_size), len(self.train))
+
     def training_batches(
-        self, batch_size: int, *, seed: int, epoch: int, device: device | str = "cpu", augment: bool = True
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        device: device | str = "cpu",
+        augment: bool = True,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled examples of one epoch, which `seed` and `epoch` determine."""
+        """Shuffled examples of one epoch, which `seed` and `epoch` determine.
+
+        With a `share`, the images are those of a process on its own; what the task itself draws (jigsaw's orders of
+        tiles) is each rank's own.
+        """
         import torch
 
         rng = np.random.default_rng([seed, epoch])
-        count = self._images(batch_size)
-        order = rng.permutation(len(self.train))[: self.steps(batch_size) * count]
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        count = self.step_images(batch_size)
+        order = rng.permutation(len(self.train))[: self.steps(batch_size) * self._images(batch_size)]
+        drawn = int(rng.integers(2**62))
+        generator = torch.Generator().manual_seed(drawn)
+        own = generator if share.ranks == 1 else torch.Generator().manual_seed(drawn + 1 + share.rank)
         crop_seed = int(rng.integers(2**62)) if augment else None
-        for images in self.train.image_batches(count, order=order, crop_seed=crop_seed):
+        part = share.part(count)
+        size, indices = part.stop - part.start, share.of_steps(order, count)
+        for images in self.train.image_batches(size, order=indices, crop_seed=crop_seed):
             images = images.to(device, non_blocking=True)
             if augment:
-                images = self.augmentation.geometric(images, generator)
-            yield self.task.examples(images, self, generator, augment)
+                images = self.augmentation.geometric(images, generator, count, part)
+            yield self.task.examples(images, self, own, augment)
 
-    def batches(self, split: Split, batch_size: int, device: device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
-        """Examples of a split in its own order, the same ones each time."""
+    def batches(
+        self, split: Split, batch_size: int, device: device | str = "cpu", share: Share = WHOLE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Examples of a split, or of a share of it, in its own order, the same ones each time."""
         import torch
 
-        generator = torch.Generator().manual_seed(0)
-        for images in split.image_batches(self._images(batch_size)):
+        generator = torch.Generator().manual_seed(share.rank)
+        for images in split.image_batches(self._images(batch_size), order=share.of_all(len(split))):
             yield self.task.examples(images.to(device, non_blocking=True), self, generator, False)

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hwnas import ranks
 from hwnas.data.base import Dataset
 from hwnas.spaces.errors import ModelError
 from hwnas.training.checkpoint import load_checkpoint, save_checkpoint
 from hwnas.training.config import TrainConfig
 from hwnas.training.precision import autocast, choose_precision, pick_device
 from hwnas.training.scoring import Score
+from hwnas.training.synced import SyncedNorms, joint
 
 __all__ = ["Companion", "EpochRecord", "Loop", "Progress", "distillation_loss"]
 
@@ -78,6 +80,10 @@ class Loop:
     Use it as ``for epoch in loop: for images, labels in loop.batches(): ... loop.step(loss)``, and close each
     epoch with `end_epoch`. Epochs that a checkpoint has behind it are not iterated again.
 
+    With several ranks, each has such a loop and its share of every batch; computed in `forward` and made `joint`, a
+    loss is that of the whole batch, and a step is the step of a process on its own, up to the order of sums. Only rank
+    0 reads and writes the checkpoint, which does not depend on the number of ranks.
+
     Parameters
     ----------
     module
@@ -101,6 +107,8 @@ class Loop:
 
     Raises
     ------
+    ConfigError
+        If a batch has fewer images than there are ranks.
     ModelError
         If the checkpoint is damaged, or was made with another network, other data or other settings.
     """
@@ -123,7 +131,11 @@ class Loop:
         self.module = module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data, self.config, self.kind = data, config, kind
         self.path = None if checkpoint is None else Path(checkpoint)
-        self.progress, self.stage, self.save_seconds = progress, stage, save_seconds
+        self.progress = progress if ranks.leads() else None
+        self.stage, self.save_seconds = stage, save_seconds
+        #: This rank's part of each batch, and what its mean counts in that of the batch.
+        self.share = ranks.share()
+        self.weight = self.share.weight(data.step_images(config.batch_size))
         self.steps = data.steps(config.batch_size)
         self.epoch, self.seconds = 0, 0.0
         self.history: list[EpochRecord] = []
@@ -139,8 +151,9 @@ class Loop:
         self._losses: list[Tensor] = []
         self._saved = -math.inf
         self._text = ""
-        if self.path is not None and self.path.exists():
+        if self.path is not None and ranks.leads() and self.path.exists():
             self._resume()
+        self._align()
 
     def _make_optimizer(self) -> torch.optim.SGD:
         decayed = [p for p in self.parameters.values() if p.ndim > 1]
@@ -162,9 +175,8 @@ class Loop:
         if self.precision is None:
             images, labels = next(iter(self._batches(0)))
             self.module.train()
-            self.precision = choose_precision(
-                self.config.precision, self.device, self.module, lambda: loss_of(images, labels)
-            )
+            chosen = choose_precision(self.config.precision, self.device, self.module, lambda: loss_of(images, labels))
+            self.precision = ranks.broadcast(chosen)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
 
     def __iter__(self) -> Iterator[int]:
@@ -173,7 +185,8 @@ class Loop:
             start = time.perf_counter()
             self.module.train()
             with torch.random.fork_rng(devices=devices):
-                torch.manual_seed(int(self.rng(epoch, 1).integers(2**62)))  # dropout and the like
+                # dropout and the like: other images, other draws
+                torch.manual_seed(int(self.rng(epoch, 1).integers(2**62)) + self.share.rank)
                 yield epoch
             self.seconds += time.perf_counter() - start
             if self.epoch <= epoch:
@@ -187,16 +200,36 @@ class Loop:
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         config = self.config
         return self.data.training_batches(
-            config.batch_size, seed=config.seed, epoch=epoch, device=self.device, augment=config.augment
+            config.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            device=self.device,
+            augment=config.augment,
+            share=self.share,
         )
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of the current epoch."""
+        """The training batches of the current epoch, or this rank's share of them."""
         return self._batches(self.epoch)
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Context of the forward pass."""
-        return autocast(self.precision or "float32", self.device)
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Context of the forward pass: the precision, and BatchNorm over the images of all ranks."""
+        norms = SyncedNorms() if self.share.ranks > 1 else nullcontext()
+        with autocast(self.precision or "float32", self.device), norms:
+            yield
+
+    def joint(self, loss: Tensor, weight: float | None = None) -> Tensor:
+        """The loss of the whole batch from this rank's mean over its share.
+
+        Parameters
+        ----------
+        loss
+            A scalar.
+        weight
+            What the share counts in the batch; that of a training batch if not given.
+        """
+        return loss if self.share.ranks == 1 else joint(loss * (self.weight if weight is None else weight))
 
     def step(self, loss: Tensor) -> None:
         """Backward pass of `loss`, and one step of the optimiser; nothing waits for the device."""
@@ -210,6 +243,7 @@ class Loop:
     def update(self, loss: Tensor) -> None:
         """One step of the optimiser along the gradients that were added up; `loss` is for the record."""
         config, done = self.config, self.epoch * self.steps + len(self._losses)
+        ranks.sum_gradients(self.parameters.values())
         if config.clip:
             self.scaler.unscale_(self.optimizer)
             active = [p for p in self.parameters.values() if p.grad is not None]
@@ -287,8 +321,14 @@ class Loop:
         return {"kind": self.kind, "config": config, "data": self.data.identity}
 
     def _save(self, *, final: bool) -> None:
-        if self.path is None or (not final and time.monotonic() - self._saved < self.save_seconds):
+        if self.path is None or not ranks.leads():
             return
+        if final or time.monotonic() - self._saved >= self.save_seconds:
+            save_checkpoint(self.path, *self._state())
+            self._saved = time.monotonic()
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next epochs depend on."""
         tensors: dict[str, Tensor] = {f"model.{name}": t for name, t in self.module.state_dict().items()}
         tensors |= {f"average.{name}": t for name, t in self.average.items()}
         tensors |= {f"best.{name}": t for name, t in self.best_state.items()}
@@ -306,13 +346,23 @@ class Loop:
             "best": None if self.best is None else asdict(self.best),
             "companion": None if self.companion is None else self.companion.state_dict(),
         }
-        save_checkpoint(self.path, tensors, meta)
-        self._saved = time.monotonic()
+        return tensors, meta
+
+    def _align(self) -> None:
+        """Let every rank begin as rank 0 does."""
+        if self.share.ranks > 1:
+            tensors, meta = self._state()
+            tensors, meta = ranks.broadcast_tensors(tensors), ranks.broadcast(meta)
+            if not ranks.leads():
+                self._restore(tensors, meta)
 
     def _resume(self) -> None:
         assert self.path is not None
         tensors, meta = load_checkpoint(self.path)
         self._compare(self._identity(), meta)
+        self._restore(tensors, meta)
+
+    def _restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         state = self.module.state_dict()
         wanted = {f"model.{name}": t for name, t in state.items()}
         wanted |= {f"average.{name}": t for name, t in self.average.items()}

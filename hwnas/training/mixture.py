@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional as F
 
+from hwnas import ranks
 from hwnas.data.base import Dataset
 from hwnas.training.config import TrainConfig
 from hwnas.training.loop import Loop, Progress
@@ -33,6 +34,8 @@ def train_mixture(
     save_seconds: float = 5.0,
 ) -> SupernetResult:
     """Train the weights of all operations and the parameters that weigh them, in place.
+
+    With several ranks (`hwnas.ranks`), each calls this with the same arguments and a strategy of its own.
 
     A step moves the parameters on validation images, then the weights on training images; gradients of the weights
     are clipped at `TrainConfig.clip` (5, as published).
@@ -80,15 +83,19 @@ def train_mixture(
         lambda images, labels: loss_of(images, labels, strategy.shares().detach().to(loop.device), 0.0)
     )
     for epoch in loop:
-        judges = judging_batches(data, config.batch_size, loop.rng(epoch, 2), loop.device)
+        judges = judging_batches(data, config.batch_size, loop.rng(epoch, 2), loop.device, loop.share)
         for number, (images, labels) in enumerate(loop.batches()):
             strategy.advance((epoch * loop.steps + number) / (config.epochs * loop.steps))
-            judged, wanted = next(judges)
-            with loop.autocast():
-                loss = loss_of(judged, wanted, strategy.shares().to(loop.device), 0.0)
+            judged, wanted, weight = next(judges)
+            shares = strategy.shares()
+            # each rank's strategy moves along the gradient of the whole batch
+            shares.register_hook(lambda gradient: ranks.total(gradient.clone()))
+            with loop.forward():
+                loss = loop.joint(loss_of(judged, wanted, shares.to(loop.device), 0.0), weight)
             strategy.descend(loss)
-            with loop.autocast():
-                loss = loss_of(images, labels, strategy.shares().detach().to(loop.device), config.label_smoothing)
+            shares = strategy.shares().detach().to(loop.device)
+            with loop.forward():
+                loss = loop.joint(loss_of(images, labels, shares, config.label_smoothing))
             loop.step(loss)
         loop.end_epoch()
     supernet.eval()

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from hwnas import ranks
 from hwnas.spaces.errors import ConfigError
 
 __all__ = ["autocast", "choose_precision", "cpu_has_bfloat16", "pick_device"]
@@ -19,7 +20,7 @@ TRIES = 3
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` into a device.
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` into a device; each rank of a machine has its own GPU.
 
     Raises
     ------
@@ -27,7 +28,7 @@ def pick_device(name: str) -> torch.device:
         If the name is unknown, or the device is not here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -36,6 +37,9 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError("torch finds no CUDA GPU here; choose the device cpu or auto")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"hwnas trains on cpu or cuda, not on {name!r}")
+    if device == torch.device("cuda") and ranks.size() > 1:
+        device = torch.device("cuda", ranks.local_rank() % torch.cuda.device_count())
+        torch.cuda.set_device(device)  # NCCL sends from the current one
     return device
 
 

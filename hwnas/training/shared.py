@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hwnas import ranks
 from hwnas.data.base import Dataset
 from hwnas.evaluators.base import Evaluation
+from hwnas.ranks import Share
 from hwnas.training.config import TrainConfig
 from hwnas.training.loop import Loop, Progress
 from hwnas.training.supernet import SupernetResult
@@ -44,6 +46,9 @@ def train_shared(
     save_seconds: float = 5.0,
 ) -> SupernetResult:
     """Train the shared weights and the strategy together, in place.
+
+    With several ranks (`hwnas.ranks`), each calls this with the same arguments and a strategy of its own. All are told
+    the same losses, and so draw the same.
 
     Parameters
     ----------
@@ -82,14 +87,15 @@ def train_shared(
     first = tuple(strategy.space.sample(1, loop.rng(0, 0))[0].tolist())
     loop.settle_precision(lambda images, labels: loss_of(images, labels, first, config.label_smoothing))
     for epoch in loop:
-        judges = judging_batches(data, config.batch_size, loop.rng(epoch, 2), loop.device)
+        judges = judging_batches(data, config.batch_size, loop.rng(epoch, 2), loop.device, loop.share)
         for number, (images, labels) in enumerate(loop.batches()):
             strategy.advance((epoch * loop.steps + number) / (config.epochs * loop.steps))
             paths = strategy.ask(ALL)
+            ranks.check_same(paths, "the architectures that the strategy drew")
             total, mean, reference = 0.0, torch.zeros((), device=loop.device), 0.0
             for index, path in enumerate(paths):
-                with loop.autocast():
-                    loss = loss_of(images, labels, path, config.label_smoothing)
+                with loop.forward():
+                    loss = loop.joint(loss_of(images, labels, path, config.label_smoothing))
                 reference = reference if index else float(loss.detach())
                 # shares of the likelihood, up to a factor that the sum below takes out
                 share = float(np.exp(np.clip(reference - float(loss.detach()), -20, 20)))
@@ -99,9 +105,9 @@ def train_shared(
                 if parameter.grad is not None:
                     parameter.grad.div_(total)
             loop.update(mean)
-            judged, wanted = next(judges)
-            with torch.no_grad(), loop.autocast():
-                scores = [-float(loss_of(judged, wanted, path, 0.0)) for path in paths]
+            judged, wanted, weight = next(judges)
+            with torch.no_grad(), loop.forward():
+                scores = [-float(loop.joint(loss_of(judged, wanted, path, 0.0), weight)) for path in paths]
             strategy.tell(Evaluation(path, score) for path, score in zip(paths, scores, strict=True))
         loop.end_epoch()
     supernet.eval()
@@ -109,11 +115,17 @@ def train_shared(
 
 
 def judging_batches(
-    data: Dataset, batch_size: int, rng: np.random.Generator, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Validation batches in random order, again and again; incomplete ones are left out unless there is no other."""
+    data: Dataset, batch_size: int, rng: np.random.Generator, device: torch.device, share: Share
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Validation batches in random order, again and again; incomplete ones are left out unless there is no other.
+
+    Of each the `share`, and what its mean counts in that of the batch.
+    """
     size = min(batch_size, len(data.valid))
+    part, weight = share.part(size), share.weight(size)
     while True:
         order = rng.permutation(len(data.valid))
         for start in range(0, len(order) - size + 1, size):
-            yield from data.batches(data.valid.take(order[start : start + size]), size, device)
+            chosen = data.valid.take(order[start : start + size][part])
+            for images, labels in data.batches(chosen, size, device):
+                yield images, labels, weight

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hwnas import ranks
 from hwnas.data.base import Dataset, Split, subset_indices
 from hwnas.spaces.errors import ConfigError
 from hwnas.training.config import TrainConfig
@@ -90,6 +91,8 @@ def train_supernet(
 ) -> SupernetResult:
     """Train the shared weights in place, one path a step.
 
+    With several ranks (`hwnas.ranks`), each calls this with the same arguments, and all train the same path.
+
     Parameters
     ----------
     supernet
@@ -140,9 +143,10 @@ def train_supernet(
     loop.settle_precision(lambda images, labels: loss_of(images, labels, first))
     for epoch in loop:
         paths = sampler.sample(loop.steps, loop.rng(epoch, 0)).tolist()
+        ranks.check_same(paths, "the paths that were drawn")
         for (images, labels), path in zip(loop.batches(), paths, strict=True):
-            with loop.autocast():
-                loss = loss_of(images, labels, path)
+            with loop.forward():
+                loss = loop.joint(loss_of(images, labels, path))
             loop.step(loss)
         loop.end_epoch()
     supernet.eval()

@@ -66,6 +66,8 @@ def train(
 ) -> TrainResult:
     """Train `module` in place; it ends with the weights that were best on the validation images, in evaluation mode.
 
+    With several ranks (`hwnas.ranks`), each calls this with the same arguments.
+
     Parameters
     ----------
     module
@@ -105,17 +107,17 @@ def train(
     loop.settle_precision(loss_of)
     for _ in loop:
         for images, labels in loop.batches():
-            with loop.autocast():
-                loss = loss_of(images, labels)
+            with loop.forward():
+                loss = loop.joint(loss_of(images, labels))
             loop.step(loss)
         with loop.averaged():
-            score = evaluate(module, data, data.valid)
+            score = evaluate(module, data, data.valid, share=loop.share)
         loop.end_epoch(score)
     loop.load_best()
     best = max(loop.history, key=lambda record: (record.accuracy or 0.0, -(record.valid_loss or 0.0)))
     return TrainResult(
         valid_accuracy=best.accuracy or 0.0,
-        test_accuracy=evaluate(module, data, data.test).accuracy,
+        test_accuracy=evaluate(module, data, data.test, share=loop.share).accuracy,
         best_epoch=best.epoch,
         history=tuple(loop.history),
         seconds=loop.seconds,
