@@ -89,7 +89,7 @@ class Share:
                 f"a batch of {count} images cannot be shared by {self.ranks} ranks; start fewer, or give larger batches"
             )
         part = self.part(count)
-        return (part.stop - part.start) / count
+        return float(part.stop - part.start) / count
 
     def of_steps(self, order: np.ndarray, count: int) -> np.ndarray:
         """This rank's part of each step of `count` indices, one step after the other."""
@@ -235,7 +235,7 @@ def sum_gradients(parameters: Iterable[Parameter]) -> None:
         nonlocal filled
         if bucket:
             flat = total(torch.cat([gradient.reshape(-1) for gradient in bucket]))
-            for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            for gradient, summed in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
                 gradient.copy_(summed.view(gradient.shape))
         bucket.clear()
         filled = 0

@@ -144,7 +144,9 @@ class CpuOnnxRuntimeSsh(RuntimeProfiler):
         assert isinstance(runner, _Loaded)
         longest = protocol.warmup_s + protocol.max_pass_s
         answer, _ = runner.ask({"do": "pass", "protocol": asdict(protocol)}, protocol, ANSWER_S + 2 * longest)
-        clean, dropped, inner = answer.get("samples"), answer.get("dropped"), answer.get("inner")
+        clean: Any = answer.get("samples")
+        dropped: Any = answer.get("dropped")
+        inner = answer.get("inner")
         if not _milliseconds(clean) or not _milliseconds(dropped) or not clean + dropped or type(inner) is not int:
             raise DeviceUnavailable(f"{self.host} answered a pass with what are no samples")
         return Pass.of(clean, dropped, inner, protocol.percentile, anchor_ms)
@@ -231,7 +233,8 @@ class CpuOnnxRuntimeSsh(RuntimeProfiler):
         if self.threads not in self._best_cores:
             answer, _ = self._board().ask({"do": "cores", "threads": self.threads})
             self._best_cores[self.threads] = answer["cores"]
-        return self._best_cores[self.threads]
+        found: list[int] | None = self._best_cores[self.threads]
+        return found
 
     def _ask_of(self, data: bytes, do: str, protocol: Protocol, **details: Any) -> tuple[dict[str, Any], bytes]:
         """Ask something of a model, which is sent if it is not there yet."""

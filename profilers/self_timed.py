@@ -59,7 +59,7 @@ class SelfTimedProfiler(Profiler):
         pass_s = max(1e-3, settings.warmup_s + settings.pass_s)
         settings = replace(settings, open_models=_TOGETHER, interleave_s=(_TOGETHER + 0.5) * settings.passes * pass_s)
 
-        def opener(source: ModelSource) -> Callable[[], Sequence[float]]:
+        def opener(source: ModelSource) -> Callable[[], Callable[[], Sequence[float]]]:
             return lambda: self.open(as_bytes(source))
 
         def one_pass(run: Callable[[], Any], _: float | None) -> Pass:

@@ -89,7 +89,7 @@ def train_mixture(
             judged, wanted, weight = next(judges)
             shares = strategy.shares()
             # each rank's strategy moves along the gradient of the whole batch
-            shares.register_hook(lambda gradient: ranks.total(gradient.clone()))
+            shares.register_hook(lambda gradient: ranks.total(gradient.clone()))  # type: ignore[no-untyped-call]
             with loop.forward():
                 loss = loop.joint(loss_of(judged, wanted, shares.to(loop.device), 0.0), weight)
             strategy.descend(loss)

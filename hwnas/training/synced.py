@@ -29,7 +29,7 @@ class _Joint(torch.autograd.Function):
         return ranks.total(own.clone())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
         return gradient
 
 
@@ -61,7 +61,8 @@ def _batch_norm(
     with torch.no_grad():
         own_var, own_mean = torch.var_mean(_wide(input), axes, correction=0)
         count = own_mean.new_tensor([input.numel() / channels])
-        counts, means, variances = ranks.gather(torch.cat([count, own_mean, own_var])).split([1, channels, channels], 1)
+        gathered = ranks.gather(torch.cat([count, own_mean, own_var]))
+        counts, means, variances = torch.split(gathered, [1, channels, channels], 1)
         images = counts.sum()
         mean = (counts * means).sum(0) / images
         # Chan's formula: the difference of large squares would lose digits
@@ -97,7 +98,7 @@ class _Normalised(torch.autograd.Function):
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight, mean, var, n = ctx.saved_tensors
         scale = torch.ones_like(mean) if weight is None else weight
         # with fixed statistics; the sums over the images are the gradients of weight and bias as well
