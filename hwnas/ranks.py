@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WHOLE",
+    "RelayedError",
     "Share",
     "broadcast",
     "broadcast_tensors",
@@ -63,6 +64,10 @@ BUCKET = 64_000_000
 
 _patient: Any = None  # the group that orders are sent in; None while there is one rank
 _timeout = TIMEOUT
+
+
+class RelayedError(HwnasError):
+    """What rank 0 stopped with, on the other ranks; rank 0 says it itself."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +332,7 @@ def orders() -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises
     ------
-    HwnasError
+    RelayedError
         What rank 0 stopped with.
     RankError
         If rank 0 ended without a word.
@@ -335,7 +340,7 @@ def orders() -> Iterator[tuple[str, dict[str, Any]]]:
     while True:
         name, content = broadcast(None, _patient)
         if name == "stop":
-            raise HwnasError(f"rank 0 stopped: {content['why']}")
+            raise RelayedError(f"rank 0 stopped: {content['why']}")
         yield name, content
 
 

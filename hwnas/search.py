@@ -230,7 +230,7 @@ def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
     from hwnas.delivery import deliver
 
     set_threads(plan)
-    ranks.order("plan", **asdict(plan.settings))
+    ranks.order("plan", **{name: value for name, value in asdict(plan.settings).items() if value is not None})
     evaluators = _Evaluators(run, plan, progress)
     ranked = _candidates(run, plan, evaluators, progress)
     if not ranked:

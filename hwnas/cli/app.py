@@ -18,7 +18,7 @@ from hwnas.cli.profile import profile
 from hwnas.cli.report import report
 from hwnas.cli.search import search
 from hwnas.cli.tune import tune
-from hwnas.spaces.errors import HwnasError, RankError
+from hwnas.spaces.errors import HwnasError
 
 __all__ = ["app"]
 
@@ -30,9 +30,9 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except HwnasError as error:
-            if not (ranks.leads() or isinstance(error, RankError)):
-                raise typer.Exit(2) from error  # rank 0 says the same
-            sentence, code = str(error), 2
+            if isinstance(error, ranks.RelayedError):
+                raise typer.Exit(2) from error  # rank 0 says it
+            sentence, code = str(error) if ranks.leads() else f"rank {ranks.rank()}: {error}", 2
         except OSError as error:
             if error.filename is None or isinstance(error, BrokenPipeError):
                 raise
