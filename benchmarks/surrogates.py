@@ -1,7 +1,7 @@
 """Claim: PNAS's surrogates rank cells of the size they were trained on, and to a lesser degree those one block larger.
 
     python benchmarks/surrogates.py cells        # trains the cells: some 50 minutes of one core, goes on where it was
-    python benchmarks/surrogates.py ranks        # a few minutes
+    python benchmarks/surrogates.py ranks        # an hour of one core, most of it for the RNNs; goes on, too
 
 ``cells``: random cells of the space ``pnas`` (every one of one block, and equally many of each further size), trained
 on ``digits`` at 8 pixels with 8 filters, one cell a stage, for a few epochs. The score is the accuracy on all images
@@ -181,7 +181,8 @@ def ranks(arguments: argparse.Namespace) -> None:
         drawn = np.random.default_rng(0).integers(0, len(scores), (1000, len(scores)))
         add("MACs", "same size", blocks, [spearmanr(macs[d], scores[d]).statistic for d in drawn])
     for label in MODELS:
-        calls = [(label, arguments.taught, arguments.width, split) for split in range(arguments.splits)]
+        splits = min(arguments.splits, arguments.slow_splits) if label == "RNN, ensemble" else arguments.splits
+        calls = [(label, arguments.taught, arguments.width, split) for split in range(splits)]
         values: dict[tuple[str, int], list[float]] = {}
         for measure, size, rho in itertools.chain(
             *finish("progressive_surrogates", split_ranks, calls, arguments.jobs)
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--taught", type=int, default=80, help="cells of each size that a surrogate is taught")
     parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--slow-splits", type=int, default=8, help="of the ensemble of RNNs, which takes minutes each")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     {"cells": cells, "ranks": ranks}[arguments.what](arguments)
