@@ -109,5 +109,5 @@ def test_a_search_delivers_what_is_likely(tmp_path: Path) -> None:
     assert space.lower(result.architecture).macs <= 1_000_000
     assert np.isfinite(result.accuracy)
     html = hwnas.report(tmp_path / "run").html.read_text()
-    assert html.count('"title":"') == 4  # plots: draws and what they count as share one
+    assert html.count('{"title":"') == 4  # plots: draws and what they count as share one
     assert html.count('class="p"') == sum(space.radices)
