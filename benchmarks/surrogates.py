@@ -6,7 +6,7 @@
 ``cells``: random cells of the space ``pnas`` (every one of one block, and equally many of each further size), trained
 on ``digits`` at 8 pixels with 8 filters, one cell a stage, for a few epochs. The score is the accuracy on all images
 that training has not seen (validation and test together: nothing is chosen by it, and there are only 718). Some cells
-are trained a second time from another seed: how far two trainings agree bounds what any predictor can reach.
+are trained a second time from another seed: a perfect predictor reaches about the root of how far two agree.
 
 ``ranks``: the protocol of the paper's table (arXiv 1712.00559, section 5.2), repeated with several splits. A surrogate
 is fitted on ``--taught`` cells of each size up to b, size after size, and ranks (Spearman) the cells of size b that it
