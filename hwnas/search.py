@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from hwnas.spaces.space import Architecture
 
 if TYPE_CHECKING:
     from hwnas.evaluators.base import Evaluation, Evaluator
+    from hwnas.ray_engine import RayCluster
     from hwnas.spaces.supernet import Supernet
     from hwnas.strategies.base import Stage, Strategy
     from hwnas.training import Teacher
@@ -92,8 +94,11 @@ def search(
     precision: str = "float32",
     distill: bool = False,
     inherit: bool | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     task: str = "classification",
+    engine: str = "local",
+    address: str | None = None,
+    retries: int = 4,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Find, train, export and measure the best network of a space under constraints.
@@ -133,11 +138,19 @@ def search(
     inherit
         From scratch: whether candidates begin with the weights of similar ones; by default what the strategy does.
     jobs
-        From scratch: candidates trained at a time, each in a process of its own with its share of the threads.
+        From scratch: candidates trained at a time, each in a process of its own with its share of the threads; by
+        default one, and with the engine ``ray`` as many as the cluster has room for, each with `threads` (1) threads.
         Which evaluations a strategy knows when it asks then depends on their speed: a search is no longer repeatable.
     task
         What candidates are trained for; a label-free one (``rotation``, ``jigsaw``, ``colorization``) searches without
         reading a label. The result is trained with labels all the same.
+    engine
+        ``local``: this machine; ``ray``: candidates are trained, from scratch, by the nodes of a Ray cluster, and
+        finalists are measured by the node that owns the device. See `hwnas.ray_engine`.
+    address
+        Of the Ray cluster; if not given, Ray is started on this machine for the search.
+    retries
+        How often a candidate is begun again after its worker or node died, before its evaluation counts as failed.
     progress
         Called as ``progress(done, total, text)``.
 
@@ -171,35 +184,63 @@ def search(
         inherit=inherit,
         jobs=jobs,
         task=task,
+        engine=engine,
+        address=address,
+        retries=retries,
     )
-    plan = Plan(settings)  # every mistake of the user shows before a folder is made
-    folder = Path(run) if run is not None else default_run_path(space, data)
-    with Run.create(folder, asdict(settings)) as opened:
-        return _execute(opened, plan, progress)
+    with ExitStack() as stack:
+        cluster = _cluster(stack, settings)
+        plan = Plan(settings, cluster and cluster.profiler)  # every mistake of the user shows before a folder is made
+        folder = Path(run) if run is not None else default_run_path(space, data)
+        opened = stack.enter_context(Run.create(folder, asdict(settings)))
+        return _execute(opened, plan, cluster, progress)
 
 
-def resume(run: str | Path, progress: Progress | None = None) -> SearchResult:
+def resume(
+    run: str | Path, progress: Progress | None = None, *, engine: str | None = None, address: str | None = None
+) -> SearchResult:
     """Go on with a run that was stopped or killed; a finished one just returns its result.
+
+    Parameters
+    ----------
+    run, progress
+        The run folder; called as ``progress(done, total, text)``.
+    engine, address
+        Where it goes on, if not where it began; an address alone means the engine ``ray``.
 
     Raises
     ------
     ConfigError
         If `run` is no run folder, is damaged, or is in use.
     """
-    with Run.open(run) as opened:
+    with ExitStack() as stack:
+        opened = stack.enter_context(Run.open(run))
         if opened.best is not None and opened.onnx.exists():
             return _result(opened)
-        return _execute(opened, Plan(SearchSettings.from_run(opened.settings)), progress)
+        settings = SearchSettings.from_run(opened.settings)
+        if engine is not None or address is not None:
+            settings = replace(settings, engine=engine or "ray", address=address)
+        cluster = _cluster(stack, settings)
+        return _execute(opened, Plan(settings, cluster and cluster.profiler), cluster, progress)
 
 
-def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
+def _cluster(stack: ExitStack, settings: SearchSettings) -> RayCluster | None:
+    """The Ray cluster of a search, if it has one; left with the stack."""
+    if settings.engine != "ray":
+        return None
+    from hwnas.ray_engine import RayCluster
+
+    return stack.enter_context(RayCluster(settings.address))
+
+
+def _execute(run: Run, plan: Plan, cluster: RayCluster | None, progress: Progress | None) -> SearchResult:
     from hwnas.delivery import deliver
 
     if plan.settings.threads is not None:
         import torch
 
         torch.set_num_threads(plan.settings.threads)
-    evaluators = _Evaluators(run, plan, progress)
+    evaluators = _Evaluators(run, plan, cluster, progress)
     ranked = _candidates(run, plan, evaluators, progress)
     if not ranked:
         trials = run.trials()
@@ -230,8 +271,8 @@ def _result(run: Run) -> SearchResult:
 class _Evaluators:
     """The evaluator of each stage of a search; trains the stage's supernet if there is one to train."""
 
-    def __init__(self, run: Run, plan: Plan, progress: Progress | None) -> None:
-        self.run, self.plan, self.progress = run, plan, progress
+    def __init__(self, run: Run, plan: Plan, cluster: RayCluster | None, progress: Progress | None) -> None:
+        self.run, self.plan, self.cluster, self.progress = run, plan, cluster, progress
         #: What is evaluated next.
         self.stage = plan.strategy.stage
         self._trained = -1
@@ -241,10 +282,12 @@ class _Evaluators:
     def engine(self) -> Engine:
         """Where the candidates are evaluated."""
         settings = self.plan.settings
-        if settings.jobs == 1:
+        if self.cluster is not None and settings.evaluator == "scratch":
+            return self.cluster.engine(self.run.path, settings)
+        if settings.jobs in (None, 1):
             return SerialEngine(self.current, BATCH)
         threads = max(1, (settings.threads or os.cpu_count() or 1) // settings.jobs)
-        return LocalEngine(self.run.path, settings.jobs, threads)
+        return LocalEngine(self.run.path, settings.jobs, threads, settings.retries)
 
     def current(self) -> Evaluator:
         """The evaluator of `stage`; stages come in order, and a resumed search begins with the one it was in."""
@@ -252,7 +295,7 @@ class _Evaluators:
             if self._evaluator is None:
                 from hwnas.evaluators.scratch import ScratchEvaluator
 
-                self._evaluator = ScratchEvaluator.of_plan(self.plan, self.run.path)
+                self._evaluator = ScratchEvaluator.of_plan(self.plan, self.run.path / "checkpoints")
             return self._evaluator
         if self._evaluator is None or self.stage.number != self._trained:
             self._evaluator = self._one_shot(self.stage)
@@ -260,8 +303,6 @@ class _Evaluators:
         return self._evaluator
 
     def _one_shot(self, stage: Stage) -> Evaluator:
-        from dataclasses import replace
-
         import torch
 
         from hwnas.evaluators.one_shot import OneShotEvaluator
@@ -396,8 +437,6 @@ def _likely_candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: 
 
 
 def _with_costs(evaluation: Evaluation, limits: ConstraintSet, stage: Stage) -> Evaluation:
-    from dataclasses import replace
-
     import numpy as np
 
     (costs,) = limits.costs(np.array([evaluation.architecture]))
