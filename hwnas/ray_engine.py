@@ -187,7 +187,8 @@ class RayCluster:
             if node["Resources"].get(resource, 0) > 0:
                 return node
         raise DeviceUnavailable(
-            f"no node of the Ray cluster owns {device}; start Ray at its machine with --resources='{{\"{resource}\": 1}}'"
+            f"no node of the Ray cluster owns {device}; "
+            f"start Ray at its machine with --resources='{{\"{resource}\": 1}}'"
         )
 
     def on_owner(self, device: str, function: Callable[..., Any], *arguments: str | bytes, returns: int = 1) -> Any:

@@ -54,6 +54,7 @@ def _answering(function: Callable[..., dict[str, Any]]) -> Callable[..., str]:
         except HwnasError as error:
             return json.dumps({"error": str(error), "kind": type(error).__name__, "host": here})
 
+    del answer.__wrapped__  # type: ignore[attr-defined]  # Ray would check arguments against the inner signature
     return answer
 
 
