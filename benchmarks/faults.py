@@ -11,6 +11,7 @@ whole line of ``trials.jsonl`` must still be there, unchanged. Appends to ``benc
 from __future__ import annotations
 
 import argparse
+import atexit
 import collections
 import datetime
 import os
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from record import append_rows
 
@@ -50,6 +51,8 @@ class Nodes:
 
     def __init__(self, count: int) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        for name, value in (("agent_register_timeout_ms", "300000"), ("worker_register_timeout_seconds", "300")):
+            os.environ[f"RAY_{name}"] = value  # a busy machine starts processes slowly
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
@@ -63,6 +66,13 @@ class Nodes:
         """Kill every process of one node at once, then let another join."""
         self.cluster.remove_node(self.nodes.pop(rng.randrange(len(self.nodes))), allow_graceful=False)
         self.nodes.append(self._added())
+
+
+def started(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """The search, which ends with this process at the latest."""
+    driver = subprocess.Popen(command, stdout=log, stderr=log)
+    atexit.register(driver.kill)
+    return driver
 
 
 def faults(engine: str, arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -87,7 +97,7 @@ def faults(engine: str, arguments: argparse.Namespace, folder: Path) -> dict[str
     # the driver is killed when so many trials are done
     deaths = sorted(rng.sample(range(5, arguments.trials - 5), arguments.drivers))
     with open(folder / f"{engine}.log", "ab") as log:
-        driver = subprocess.Popen(first, stdout=log, stderr=log)
+        driver = started(first, log)
         strike = time.monotonic() + rng.expovariate(1 / arguments.every)
         while (state := driver.poll()) is None or deaths:
             if state:
@@ -101,7 +111,7 @@ def faults(engine: str, arguments: argparse.Namespace, folder: Path) -> dict[str
                 os.kill(driver.pid, signal.SIGKILL)
                 driver.wait()
                 kills["driver"] += 1
-                driver = subprocess.Popen(again, stdout=log, stderr=log)
+                driver = started(again, log)
             elif time.monotonic() >= strike and len(now) < arguments.trials:
                 if nodes is not None and rng.random() < 0.5:
                     nodes.replace(rng)
