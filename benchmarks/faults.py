@@ -17,6 +17,7 @@ import datetime
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,16 @@ def processes(run: Path) -> list[int]:
     return found
 
 
+def quick() -> dict[str, int]:
+    """Settings of a node: with the ports of its agent named it does not wait for that, 15 s at most, to choose them."""
+    ports = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    sockets = [socket.create_server(("", 0)) for _ in ports]
+    found = {name: one.getsockname()[1] for name, one in zip(ports, sockets, strict=True)}
+    for one in sockets:
+        one.close()
+    return {**found, "object_store_memory": STORE}
+
+
 class Nodes:
     """A Ray cluster whose nodes come and go."""
 
@@ -55,12 +66,12 @@ class Nodes:
             os.environ[f"RAY_{name}"] = value  # a busy machine starts processes slowly
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+        head = {"num_cpus": 0, "include_dashboard": False, **quick()}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self._added() for _ in range(count)]
 
     def _added(self) -> Any:
-        return self.cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        return self.cluster.add_node(num_cpus=1, **quick())
 
     def replace(self, rng: random.Random) -> None:
         """Kill every process of one node at once, then let another join."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -41,6 +42,16 @@ DEVICE = "cpu-onnxruntime"
 STORE = 80 << 20
 
 
+def quick() -> dict[str, int]:
+    """Settings of a node: with the ports of its agent named it does not wait for that, 15 s at most, to choose them."""
+    ports = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    sockets = [socket.create_server(("", 0)) for _ in ports]
+    found = {name: one.getsockname()[1] for name, one in zip(ports, sockets, strict=True)}
+    for one in sockets:
+        one.close()
+    return {**found, "object_store_memory": STORE}
+
+
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Any]:
     """A head that computes nothing, and two nodes, one of which owns a device."""
@@ -49,11 +60,8 @@ def machines() -> Iterator[Any]:
         os.environ[f"RAY_{name}"] = value  # a busy machine starts processes slowly
     from ray.cluster_utils import Cluster
 
-    started = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE},
-    )
-    started.add_node(num_cpus=2, object_store_memory=STORE, resources={f"hwnas:{DEVICE}": 1, "hwnas:cpu-tvm": 1})
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **quick()})
+    started.add_node(num_cpus=2, resources={f"hwnas:{DEVICE}": 1, "hwnas:cpu-tvm": 1}, **quick())
     added(started)
     ray.init(started.address, logging_level="error", log_to_driver=False)
     yield started
@@ -63,7 +71,7 @@ def machines() -> Iterator[Any]:
 
 def added(machines: Any) -> Any:
     """A node with one CPU."""
-    return machines.add_node(num_cpus=1, object_store_memory=STORE)
+    return machines.add_node(num_cpus=1, **quick())
 
 
 @pytest.fixture
