@@ -19,7 +19,7 @@ from hwnas.export import annotate, export_onnx
 from hwnas.latency_tables import METHODS, find_table
 from hwnas.network_prices import NetworkPrices
 from hwnas.pricing import LatencyModel
-from hwnas.profilers import Profiler, Protocol, get_profiler
+from hwnas.profilers import Profiler, Protocol
 from hwnas.run import checked
 from hwnas.spaces.errors import ConfigError, InfeasibleError
 
@@ -52,7 +52,7 @@ LEVEL = 0.9
 RECORDED = "recorded."
 
 
-def check_devices(limits: ConstraintSet, tables: str | None) -> None:
+def check_devices(limits: ConstraintSet, tables: str | None, make_profiler: Callable[[str], Profiler]) -> None:
     """Refuse a latency constraint whose device cannot be measured here.
 
     ``latency@recorded.DEVICE`` asks for a search on a table alone, whose result is not measured.
@@ -66,7 +66,7 @@ def check_devices(limits: ConstraintSet, tables: str | None) -> None:
     for device in devices_of(limits):
         if device.startswith(RECORDED):
             continue
-        profiler = get_profiler(device, tables=tables)
+        profiler = make_profiler(device)
         precisions.add(profiler.file_precision)
         differences = find_table(device, tables).device.differences(profiler.device_record())
         if differences:
@@ -94,7 +94,7 @@ def deliver(run: Run, plan: Plan, ranked: Sequence[Evaluation], teacher: Any, pr
         If none of the allowed number of finalists fits as measured.
     """
     measured = [device for device in devices_of(plan.limits) if not device.startswith(RECORDED)]
-    profilers = {device: get_profiler(device, tables=plan.settings.tables) for device in measured}
+    profilers = {device: plan.profiler(device) for device in measured}
     tried = {tuple(entry["architecture"]): entry for entry in run.finalists()}
     for entry in tried.values():
         if entry["fits"]:  # the run was stopped between this finalist's line and best.json

@@ -1,5 +1,8 @@
 """Where candidates are evaluated: in this process, or in several worker processes at once.
 
+Another engine, on the machines of a Ray cluster, is `hwnas.ray_engine.RayEngine`. All give the same guarantees: each
+architecture that was submitted comes back once; one whose worker dies is begun again, a bounded number of times.
+
 A worker (``python -m hwnas.worker RUN``) knows all it needs from the run folder, and speaks JSON: an architecture a
 line in, an evaluation a line out. Nothing is pickled, a script needs no guard around its main part, and a worker that
 dies is replaced: what it was at is evaluated again, from its last checkpoint.
@@ -26,10 +29,13 @@ from hwnas.evaluators.base import Evaluation, Evaluator
 from hwnas.spaces.errors import ModelError
 from hwnas.spaces.space import Architecture
 
-__all__ = ["Engine", "LocalEngine", "SerialEngine"]
+__all__ = ["Engine", "LocalEngine", "SerialEngine", "given_up"]
 
-#: Workers that may die over one architecture before its evaluation counts as failed.
-ATTEMPTS = 3
+
+def given_up(architecture: Architecture, attempts: int, last: str) -> Evaluation:
+    """The failed evaluation of an architecture over which worker after worker was lost."""
+    reason = f"{attempts} workers were lost over the architecture {list(architecture)}; {last}"
+    return Evaluation(architecture, math.nan, info={"error": reason})
 
 
 class Engine(ABC):
@@ -51,7 +57,7 @@ class Engine(ABC):
 
     @abstractmethod
     def wait(self) -> list[Evaluation]:
-        """Evaluations that have ended, at least one; waits for it.
+        """Evaluations that have ended, at least one; waits for it. Each is given once.
 
         Raises
         ------
@@ -118,10 +124,13 @@ class LocalEngine(Engine):
         Workers.
     threads
         Of each worker.
+    retries
+        How often an architecture is begun again after its worker died, before its evaluation counts as failed.
     """
 
-    def __init__(self, run: Path, slots: int, threads: int) -> None:
-        self._slots = slots
+    def __init__(self, run: Path, slots: int, threads: int, retries: int = 4) -> None:
+        self._slots, self._attempts = slots, retries + 1
+        self._ended: deque[Future[Evaluation]] = deque()
         self._idle: deque[_Worker] = deque(_Worker(run, number, threads) for number in range(1, slots + 1))
         self._pool = ThreadPoolExecutor(slots, "hwnas-worker")
         self._futures: set[Future[Evaluation]] = set()
@@ -129,7 +138,7 @@ class LocalEngine(Engine):
 
     @property
     def busy(self) -> int:
-        return len(self._futures)
+        return len(self._futures) + len(self._ended)
 
     @property
     def room(self) -> int:
@@ -141,13 +150,12 @@ class LocalEngine(Engine):
     def _evaluate(self, architecture: Architecture) -> Evaluation:
         worker = self._idle.popleft()
         try:
-            for _ in range(ATTEMPTS):
+            for _ in range(self._attempts):
                 answer = worker.ask({"architecture": list(architecture)})
                 if answer is not None:
                     break
             else:
-                reason = f"{ATTEMPTS} workers died over it; see {worker.log}"
-                return Evaluation(architecture, math.nan, info={"error": reason})
+                return given_up(architecture, self._attempts, f"see {worker.log}")
         finally:
             self._idle.append(worker)
         if "error" in answer:
@@ -155,8 +163,14 @@ class LocalEngine(Engine):
         return Evaluation.from_json(answer)
 
     def wait(self) -> list[Evaluation]:
-        done, self._futures = wait(self._futures, return_when=FIRST_COMPLETED)
-        return [future.result() for future in done]
+        if not self._ended:
+            done, self._futures = wait(self._futures, return_when=FIRST_COMPLETED)
+            # an error ends the search: what is finished beside it is given first
+            self._ended.extend(sorted(done, key=lambda future: future.exception() is not None))
+        found: list[Evaluation] = []
+        while self._ended and (not found or self._ended[0].exception() is None):
+            found.append(self._ended.popleft().result())
+        return found
 
     def close(self) -> None:
         for worker in self._workers:

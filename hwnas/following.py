@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hwnas import ranks
 from hwnas.plan import Plan, SearchSettings
+from hwnas.stage_evaluator import StageEvaluator
 from hwnas.strategies.base import Stage
 
 if TYPE_CHECKING:
@@ -15,13 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["follow", "set_threads"]
 
 
-def follow(evaluators_of: Callable[[Plan], Any]) -> dict[str, Any]:
+def follow() -> dict[str, Any]:
     """Do what rank 0 orders until its search ends.
-
-    Parameters
-    ----------
-    evaluators_of
-        Makes what evaluates, from the plan; it has the methods `evaluate` and `teacher`, and a `stage`.
 
     Returns
     -------
@@ -36,18 +31,18 @@ def follow(evaluators_of: Callable[[Plan], Any]) -> dict[str, Any]:
     from hwnas.delivery import train_finalist
 
     plan: Any = None
-    evaluators: Any = None
+    evaluator: Any = None
     teacher: Teacher | None = None
     for name, content in ranks.orders():
         if name == "plan":
             plan = Plan(SearchSettings.from_run(content))
             set_threads(plan)
-            evaluators = evaluators_of(plan)
+            evaluator = StageEvaluator(None, plan, None)
         elif name == "evaluate":
-            evaluators.stage = Stage.from_json(content["stage"])
-            evaluators.evaluate([tuple(row) for row in content["architectures"]])
+            evaluator.stage = Stage.from_json(content["stage"])
+            evaluator.evaluate([tuple(row) for row in content["architectures"]])
         elif name == "teacher":
-            teacher = evaluators.teacher(Stage.from_json(content["stage"]))
+            teacher = evaluator.teacher(Stage.from_json(content["stage"]))
         elif name == "train":
             train_finalist(plan, tuple(content["architecture"]), teacher)
         elif name == "end":

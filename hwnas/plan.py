@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from hwnas import ranks
@@ -14,12 +14,14 @@ from hwnas.spaces.space import SearchSpace, get_space
 
 if TYPE_CHECKING:
     from hwnas.data.base import Dataset
+    from hwnas.profilers import Profiler
     from hwnas.sampler import FeasibleSampler
     from hwnas.strategies.base import Strategy
 
-__all__ = ["Plan", "SearchSettings"]
+__all__ = ["Plan", "SearchSettings", "TrainingPlan"]
 
 EVALUATORS = ("one-shot", "scratch")
+ENGINES = ("local", "ray")
 #: architectures that a search by training from scratch evaluates unless told otherwise
 SCRATCH_EVALUATIONS = 32
 
@@ -48,18 +50,27 @@ class SearchSettings:
     precision: str = "float32"
     distill: bool = False
     inherit: bool | None = None
-    jobs: int = 1
+    jobs: int | None = None
     task: str = "classification"
+    engine: str = "local"
+    address: str | None = None
+    retries: int = 4
 
     def __post_init__(self) -> None:
         if self.evaluator not in EVALUATORS:
             raise ConfigError(f"there is no evaluator {self.evaluator!r}; choose one of {', '.join(EVALUATORS)}")
+        if self.engine not in ENGINES:
+            raise ConfigError(f"there is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}")
+        if self.address is not None and self.engine != "ray":
+            raise ConfigError(f"the address {self.address} is of a Ray cluster; use the engine ray, or leave it out")
+        if self.retries < 0:
+            raise ConfigError(f"retries must be at least 0, not {self.retries}")
         if self.distill and self.evaluator != "one-shot":
             raise ConfigError("distillation needs a supernet for its teacher; use the evaluator one-shot")
         if self.distill and self.task != "classification":
             raise ConfigError(f"a supernet trained for {self.task} cannot teach classes; leave out the distillation")
-        if self.evaluator != "scratch" and (self.jobs > 1 or self.inherit):
-            what = "several jobs" if self.jobs > 1 else "inherited weights"
+        if self.evaluator != "scratch" and ((self.jobs or 1) > 1 or self.inherit):
+            what = "several jobs" if (self.jobs or 1) > 1 else "inherited weights"
             raise ConfigError(f"{what} need trainings of their own; use the evaluator scratch")
         counts = ("evaluations", "supernet_epochs", "epochs", "finalists", "limit", "batch_size", "threads", "jobs")
         for name in counts:
@@ -102,33 +113,29 @@ def _is_of(value: Any, kind: str) -> bool:
     return type(value).__name__ in names
 
 
-class Plan:
-    """A search's settings made concrete: space, data, limits, sampler, strategy.
+class TrainingPlan:
+    """What a worker needs of a search's settings: space, data, and how candidates are trained.
 
     Candidates are trained and scored with `task_space` and `task_data`. Prices, and what is delivered, are of `space`
-    and `data`; the two pairs differ where the task is not classification.
+    and `data`; the two pairs differ where the task is not classification. No device or latency table is needed.
 
     Raises
     ------
     HwnasError
-        If anything that the settings name does not exist, does not fit, or cannot be met.
+        If the space, the data or the task does not exist or does not fit.
     """
 
     def __init__(self, settings: SearchSettings) -> None:
         from hwnas.data import load_data
-        from hwnas.delivery import check_devices
-        from hwnas.strategies import make_strategy
         from hwnas.tasks import get_task
         from hwnas.training import TrainConfig
 
         self.settings = settings
-        if settings.jobs > 1 and ranks.size() > 1:
+        if (settings.jobs or 1) > 1 and ranks.size() > 1:
             raise ConfigError(
                 f"jobs={settings.jobs} starts worker processes of its own, which {ranks.size()} ranks of torchrun "
                 "cannot share; leave out one of them"
             )
-        if not settings.constraints:
-            raise ConfigError("a search needs at least one constraint, such as 'latency@cpu-onnxruntime <= 2ms'")
         common: dict[str, Any] = {"seed": settings.seed, "precision": settings.precision}
         if settings.batch_size is not None:
             common["batch_size"] = settings.batch_size
@@ -161,16 +168,6 @@ class Plan:
         self.task_space, self.task_data = task.apply(self.space, data)
         if not task.labels:
             self.task_data = self.task_data.limited(settings.limit, settings.seed)
-        self.limits = ConstraintSet(settings.constraints, self.space, settings.tables)
-        self.sampler: FeasibleSampler = self.limits.sampler()
-        self.strategy: Strategy = make_strategy(
-            settings.strategy, self.space, self.sampler, seed=settings.seed, **_strategy_settings(settings.options)
-        )
-        if self.strategy.mixes and settings.evaluator != "one-shot":
-            raise ConfigError(f"{settings.strategy} trains a mixture of all choices; use the evaluator one-shot")
-        self.strategy.expect(self.evaluations)
-        if ranks.leads():  # which alone measures
-            check_devices(self.limits, settings.tables)
 
     @cached_property
     def data(self) -> Dataset:
@@ -180,7 +177,47 @@ class Plan:
     @property
     def inherits(self) -> bool:
         """Whether candidates that are trained begin with the weights of similar ones."""
-        return self.strategy.inherits if self.settings.inherit is None else self.settings.inherit
+        from hwnas.strategies import get_strategy
+
+        inherit = self.settings.inherit
+        return get_strategy(self.settings.strategy).inherits if inherit is None else inherit
+
+
+class Plan(TrainingPlan):
+    """A search's settings made concrete: also its limits, sampler and strategy.
+
+    Parameters
+    ----------
+    settings
+        What the search was told.
+    profiler
+        Makes the profiler of a device key; `hwnas.profilers.get_profiler` unless devices are at other machines.
+
+    Raises
+    ------
+    HwnasError
+        If anything that the settings name does not exist, does not fit, or cannot be met.
+    """
+
+    def __init__(self, settings: SearchSettings, profiler: Callable[[str], Profiler] | None = None) -> None:
+        from hwnas.delivery import check_devices
+        from hwnas.profilers import get_profiler
+        from hwnas.strategies import make_strategy
+
+        if not settings.constraints:
+            raise ConfigError("a search needs at least one constraint, such as 'latency@cpu-onnxruntime <= 2ms'")
+        super().__init__(settings)
+        self.profiler = profiler or partial(get_profiler, tables=settings.tables)
+        self.limits = ConstraintSet(settings.constraints, self.space, settings.tables)
+        self.sampler: FeasibleSampler = self.limits.sampler()
+        self.strategy: Strategy = make_strategy(
+            settings.strategy, self.space, self.sampler, seed=settings.seed, **_strategy_settings(settings.options)
+        )
+        if self.strategy.mixes and settings.evaluator != "one-shot":
+            raise ConfigError(f"{settings.strategy} trains a mixture of all choices; use the evaluator one-shot")
+        self.strategy.expect(self.evaluations)
+        if ranks.leads():  # which alone measures
+            check_devices(self.limits, settings.tables, self.profiler)
 
     @property
     def evaluations(self) -> int:

@@ -84,6 +84,8 @@ def profile(
     quick: bool = False,
     budget_s: float | None = None,
     tables: str | None = None,
+    engine: str = "local",
+    address: str | None = None,
     progress: Callable[[float, float, str], None] | None = None,
 ) -> ProfileSummary:
     """Measure the blocks of a space on a device, and whole networks to correct their sums.
@@ -110,6 +112,8 @@ def profile(
         Seconds after which nothing new is begun.
     tables
         Folder of tables.
+    engine, address
+        ``ray`` has the node of a Ray cluster that owns the device measure, see `hwnas.ray_profiling`.
     progress
         Called as ``progress(done, total, text)``.
 
@@ -118,6 +122,24 @@ def profile(
     ConfigError, DeviceUnavailable, TableError
         If the device or space does not exist, the device is not here, or the table is another machine's.
     """
+    if engine != "local":
+        if engine != "ray":
+            raise ConfigError(f"there is no engine {engine!r}; choose one of local, ray")
+        from hwnas.ray_profiling import profile_on_cluster
+
+        options = {
+            "space": space,
+            "data": data,
+            "data_root": data_root,
+            "threads": threads,
+            "context": context,
+            "networks": networks,
+            "repeat_until": repeat_until,
+            "quick": quick,
+        }
+        return profile_on_cluster(device, options, address, budget_s, tables, progress)
+    if address is not None:
+        raise ConfigError(f"the address {address} is of a Ray cluster; use the engine ray, or leave it out")
     if not 0 < repeat_until < 1:
         raise ConfigError(f"repeat_until is a share between 0 and 1, such as 0.02, not {repeat_until}")
     chosen = space_for(space, data, data_root)

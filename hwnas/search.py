@@ -15,36 +15,32 @@ do the same at the same time.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas import ranks
 from hwnas.constraints import ConstraintSet
 from hwnas.engine import Engine, LocalEngine, SerialEngine
-from hwnas.evaluators.base import Evaluation, Evaluator
+from hwnas.evaluators.base import Evaluation
 from hwnas.following import follow, set_threads
 from hwnas.plain import for_json
 from hwnas.plan import Plan, SearchSettings
 from hwnas.run import Run, default_run_path
 from hwnas.spaces.errors import ConfigError, InfeasibleError
 from hwnas.spaces.space import Architecture
+from hwnas.stage_evaluator import Progress, StageEvaluator
 from hwnas.strategies.base import Stage
 
 if TYPE_CHECKING:
-    from hwnas.spaces.supernet import Supernet
-    from hwnas.strategies.base import Strategy
-    from hwnas.training import Teacher
+    from hwnas.ray_engine import RayCluster
 
 __all__ = ["SearchResult", "resume", "search"]
 
-Progress = Callable[[float, float, str], None]
 #: architectures asked for at a time in one process, and evaluations after which the strategy's state is saved
 BATCH = 8
-#: while a strategy trains the weights by its draws, its state is kept this often
-STATE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -99,8 +95,11 @@ def search(
     precision: str = "float32",
     distill: bool = False,
     inherit: bool | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     task: str = "classification",
+    engine: str = "local",
+    address: str | None = None,
+    retries: int = 4,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Find, train, export and measure the best network of a space under constraints.
@@ -142,11 +141,19 @@ def search(
     inherit
         From scratch: whether candidates begin with the weights of similar ones; by default what the strategy does.
     jobs
-        From scratch: candidates trained at a time, each in a process of its own with its share of the threads.
+        From scratch: candidates trained at a time, each in a process of its own with its share of the threads; by
+        default one, and with the engine ``ray`` as many as the cluster has room for, each with `threads` (1) threads.
         Which evaluations a strategy knows when it asks then depends on their speed: a search is no longer repeatable.
     task
         What candidates are trained for; a label-free one (``rotation``, ``jigsaw``, ``colorization``) searches without
         reading a label. The result is trained with labels all the same.
+    engine
+        ``local``: this machine; ``ray``: candidates are trained, from scratch, by the nodes of a Ray cluster, and
+        finalists are measured by the node that owns the device. See `hwnas.ray_engine`.
+    address
+        Of the Ray cluster; if not given, Ray is started on this machine for the search.
+    retries
+        How often a candidate is begun again after its worker or node died, before its evaluation counts as failed.
     progress
         Called as ``progress(done, total, text)``.
 
@@ -182,21 +189,35 @@ def search(
         inherit=inherit,
         jobs=jobs,
         task=task,
+        engine=engine,
+        address=address,
+        retries=retries,
     )
 
     def lead() -> SearchResult:
-        plan = Plan(settings)  # every mistake of the user shows before a folder is made
-        folder = Path(run) if run is not None else default_run_path(space, data)
-        with Run.create(folder, asdict(settings), space=plan.space.spec) as opened:
-            return _execute(opened, plan, progress)
+        with _cluster(settings) as cluster:
+            # every mistake of the user shows before a folder is made
+            plan = Plan(settings, None if cluster is None else cluster.profiler)
+            folder = Path(run) if run is not None else default_run_path(space, data)
+            with Run.create(folder, asdict(settings), space=plan.space.spec) as opened:
+                return _execute(opened, plan, cluster, progress)
 
     return _together(lead)
 
 
-def resume(run: str | Path, progress: Progress | None = None) -> SearchResult:
+def resume(
+    run: str | Path, progress: Progress | None = None, *, engine: str | None = None, address: str | None = None
+) -> SearchResult:
     """Go on with a run that was stopped or killed; a finished one just returns its result.
 
     The number of ranks, where ``torchrun`` starts this, need not be what it was.
+
+    Parameters
+    ----------
+    run, progress
+        The run folder; called as ``progress(done, total, text)``.
+    engine, address
+        Where it goes on, if not where it began; an address alone means the engine ``ray``.
 
     Raises
     ------
@@ -208,7 +229,12 @@ def resume(run: str | Path, progress: Progress | None = None) -> SearchResult:
         with Run.open(run) as opened:
             if opened.best is not None and opened.onnx.exists():
                 return _result(opened)
-            return _execute(opened, Plan(SearchSettings.from_run(opened.settings)), progress)
+            settings = SearchSettings.from_run(opened.settings)
+            if engine is not None or address is not None:
+                settings = replace(settings, engine=engine or "ray", address=address)
+            with _cluster(settings) as cluster:
+                plan = Plan(settings, None if cluster is None else cluster.profiler)
+                return _execute(opened, plan, cluster, progress)
 
     return _together(lead)
 
@@ -217,7 +243,7 @@ def _together(lead: Callable[[], SearchResult]) -> SearchResult:
     """What `lead` returns on rank 0, on every rank."""
     ranks.start()
     if not ranks.leads():
-        content = follow(lambda plan: _Evaluators(None, plan, None))
+        content = follow()
         paths = {"onnx": Path(content["onnx"]), "run": Path(content["run"])}
         return SearchResult(**{**content, **paths, "architecture": tuple(content["architecture"])})
     with ranks.leading():
@@ -226,13 +252,27 @@ def _together(lead: Callable[[], SearchResult]) -> SearchResult:
     return result
 
 
-def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
+def _cluster(settings: SearchSettings) -> AbstractContextManager[RayCluster | None]:
+    """The Ray cluster of a search, if it has one, which is left with the context."""
+    if settings.engine != "ray":
+        return nullcontext()
+    if ranks.size() > 1:
+        raise ConfigError(
+            f"the engine ray has workers of its own, which {ranks.size()} ranks of torchrun cannot share; "
+            "leave out one of them"
+        )
+    from hwnas.ray_engine import RayCluster
+
+    return RayCluster(settings.address)
+
+
+def _execute(run: Run, plan: Plan, cluster: RayCluster | None, progress: Progress | None) -> SearchResult:
     from hwnas.delivery import deliver
 
     set_threads(plan)
     ranks.order("plan", **{name: value for name, value in asdict(plan.settings).items() if value is not None})
-    evaluators = _Evaluators(run, plan, progress)
-    ranked = _candidates(run, plan, evaluators, progress)
+    evaluator = StageEvaluator(run, plan, progress)
+    ranked = _candidates(run, plan, evaluator, cluster, progress)
     if not ranked:
         trials = run.trials()
         if all(trial.failed for trial in trials):
@@ -241,7 +281,7 @@ def _execute(run: Run, plan: Plan, progress: Progress | None) -> SearchResult:
             f"none of the {len(trials)} architectures that {plan.settings.strategy} evaluated fits; "
             "allow more --evaluations in a new run, or loosen the constraints"
         )
-    deliver(run, plan, ranked, evaluators.teacher(plan.strategy.stage), progress)
+    deliver(run, plan, ranked, evaluator.teacher(plan.strategy.stage), progress)
     return _result(run)
 
 
@@ -259,108 +299,19 @@ def _result(run: Run) -> SearchResult:
     )
 
 
-class _Evaluators(Evaluator):
-    """The evaluator of each stage of a search; trains the stage's supernet if there is one to train.
-
-    Ranks that follow have one without a run folder; they get all weights from rank 0.
-    """
-
-    def __init__(self, run: Run | None, plan: Plan, progress: Progress | None) -> None:
-        self.run, self.plan, self.progress = run, plan, progress
-        #: What is evaluated next.
-        self.stage = plan.strategy.stage
-        self._trained = -1
-        self._supernet: Supernet | None = None
-        self._evaluator: Evaluator | None = None
-
-    def engine(self) -> Engine:
-        """Where the candidates are evaluated."""
-        settings = self.plan.settings
-        if settings.jobs == 1:
-            return SerialEngine(lambda: self, BATCH)
-        assert self.run is not None
-        threads = max(1, (settings.threads or os.cpu_count() or 1) // settings.jobs)
-        return LocalEngine(self.run.path, settings.jobs, threads)
-
-    def evaluate(self, architectures: Iterable[Architecture]) -> list[Evaluation]:
-        """Evaluate in `stage`, on all ranks at once; without architectures, only what they need is trained."""
-        wanted = list(architectures)
-        if ranks.leads():
-            ranks.order("evaluate", stage=self.stage.to_json(), architectures=wanted)
-        return self._current().evaluate(wanted)
-
-    def _current(self) -> Evaluator:
-        """The evaluator of `stage`; stages come in order, and a resumed search begins with the one it was in."""
-        if self.plan.settings.evaluator == "scratch":
-            if self._evaluator is None:
-                from hwnas.evaluators.scratch import ScratchEvaluator
-
-                self._evaluator = ScratchEvaluator.of_plan(self.plan, None if self.run is None else self.run.path)
-            return self._evaluator
-        if self._evaluator is None or self.stage.number != self._trained:
-            self._evaluator = self._one_shot(self.stage)
-            self._trained = self.stage.number
-        return self._evaluator
-
-    def _one_shot(self, stage: Stage) -> Evaluator:
-        from dataclasses import replace
-
-        import torch
-
-        from hwnas.evaluators.one_shot import OneShotEvaluator
-        from hwnas.spaces.supernet import Supernet
-        from hwnas.training import BoxSampler, load_weights, train_mixture, train_shared, train_supernet
-
-        plan, run = self.plan, self.run
-        name = f"supernet-{stage.number + 1}" if stage.name else "supernet"
-        checkpoint = None if run is None else run.checkpoint(name)
-        torch.manual_seed(plan.settings.seed + stage.number)
-        if self._supernet is None or not stage.reuse:
-            self._supernet = Supernet(plan.task_space)
-            if run is not None and stage.reuse and stage.number and not run.checkpoint(name).exists():
-                self._supernet.load_state_dict(load_weights(run.checkpoint(f"supernet-{stage.number}")))
-        config = plan.supernet_config
-        if plan.strategy.shares_weights:
-            train: Any = train_mixture if plan.strategy.mixes else train_shared
-            train(
-                self._supernet,
-                plan.strategy,
-                plan.task_data,
-                config,
-                checkpoint=checkpoint,
-                progress=None if run is None else _saving(run, plan.strategy, self.progress),
-            )
-            return OneShotEvaluator(self._supernet, plan.task_data, seed=plan.settings.seed, share=ranks.share())
-        train_supernet(
-            self._supernet,
-            plan.task_data,
-            replace(config, epochs=max(1, round(stage.share * config.epochs))),
-            sampler=None if stage.allowed is None else BoxSampler(stage.allowed),
-            checkpoint=checkpoint,
-            progress=self.progress,
-            stage=f"supernet, {stage.name}" if stage.name else "supernet",
-        )
-        return OneShotEvaluator(self._supernet, plan.task_data, seed=plan.settings.seed, share=ranks.share())
-
-    def teacher(self, stage: Stage) -> Teacher | None:
-        """For distillation, if it is wanted: the largest network that the supernet of `stage` was trained on."""
-        if not self.plan.settings.distill:
-            return None
-        from hwnas.training import BoxSampler, Calibration, Teacher, largest
-
-        plan = self.plan
-        if ranks.leads():
-            ranks.order("teacher", stage=stage.to_json())
-        if self._supernet is None:
-            self.stage = stage
-            self._current()
-        assert self._supernet is not None
-        sampler = None if stage.allowed is None else BoxSampler(stage.allowed)
-        architecture = largest(plan.space, sampler, seed=plan.settings.seed)
-        return Teacher(self._supernet, architecture, Calibration(plan.data, batches=16, seed=plan.settings.seed))
+def _engine(run: Run, settings: SearchSettings, evaluator: StageEvaluator, cluster: RayCluster | None) -> Engine:
+    """Where the candidates are evaluated."""
+    if cluster is not None and settings.evaluator == "scratch":
+        return cluster.engine(run.path, settings)
+    if settings.jobs in (None, 1):
+        return SerialEngine(lambda: evaluator, BATCH)
+    threads = max(1, (settings.threads or os.cpu_count() or 1) // settings.jobs)
+    return LocalEngine(run.path, settings.jobs, threads, settings.retries)
 
 
-def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
+def _candidates(
+    run: Run, plan: Plan, evaluator: StageEvaluator, cluster: RayCluster | None, progress: Progress | None
+) -> list[Evaluation]:
     """Ask and tell until the budget of evaluations is used up; what fits, the best of the last stage first.
 
     A strategy that would deliver something else than its best evaluation has that in the first place.
@@ -372,13 +323,13 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
     state = run.state
     told = 0
     if strategy.shares_weights and plan.settings.evaluator == "one-shot":
-        return _likely_candidates(run, plan, evaluators, progress)
+        return _likely_candidates(run, plan, evaluator, progress)
     if state is not None and state.get("told", 0) <= len(trials):
         strategy.load_state_dict(state["strategy"])
         told = int(state["told"])
     strategy.tell(trials[told:])  # finished after the state was saved
     waiting: list[Architecture] = list(strategy.pending)
-    with evaluators.engine() as engine:
+    with _engine(run, plan.settings, evaluator, cluster) as engine:
         unsaved = 0
         while len(trials) < total:
             room = min(engine.room, total - len(trials) - engine.busy)
@@ -387,10 +338,10 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
                 for architecture in waiting[:room]:
                     engine.submit(architecture)
                 waiting = waiting[room:]
-                evaluators.stage = strategy.stage
+                evaluator.stage = strategy.stage
             if not engine.busy:
                 break
-            stage = evaluators.stage
+            stage = evaluator.stage
             report = _staged(progress, f"search, {stage.name}" if stage.name else "search")
             for evaluation in engine.wait():
                 priced = _with_costs(evaluation, plan.limits, stage)
@@ -408,9 +359,9 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
             run.save_state({"told": len(trials), "strategy": strategy.state_dict()})
     recommended = strategy.recommendation
     if recommended is not None and all(trial.architecture != recommended for trial in trials):
-        evaluators.stage = strategy.stage
-        (evaluation,) = evaluators.evaluate([recommended])
-        trials.append(_with_costs(evaluation, plan.limits, evaluators.stage))
+        evaluator.stage = strategy.stage
+        (evaluation,) = evaluator.evaluate([recommended])
+        trials.append(_with_costs(evaluation, plan.limits, evaluator.stage))
         run.add_trial(trials[-1])
     for pattern in ("candidate-*", "weights-*"):  # of candidates: no stage after this needs them
         for path in (run.path / "checkpoints").glob(f"{pattern}.safetensors"):
@@ -426,16 +377,16 @@ def _candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progres
     return sorted(unique.values(), key=lambda trial: (trial.architecture != recommended, -trial.score))
 
 
-def _likely_candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: Progress | None) -> list[Evaluation]:
+def _likely_candidates(run: Run, plan: Plan, evaluator: StageEvaluator, progress: Progress | None) -> list[Evaluation]:
     """Train weights and strategy together, then score what the strategy finds likely; its first choice first."""
     strategy = plan.strategy
-    evaluators.evaluate(())
+    evaluator.evaluate(())
     known = {trial.architecture: trial for trial in run.trials()}
     wanted = strategy.candidates(plan.evaluations)
     report = _staged(progress, "search")
     for number, architecture in enumerate(wanted, start=1):
         if architecture not in known:
-            (evaluation,) = evaluators.evaluate([architecture])
+            (evaluation,) = evaluator.evaluate([architecture])
             known[architecture] = _with_costs(evaluation, plan.limits, strategy.stage)
             run.add_trial(known[architecture])
         report(number, len(wanted), f"{number} of {len(wanted)} likely architectures")
@@ -445,8 +396,6 @@ def _likely_candidates(run: Run, plan: Plan, evaluators: _Evaluators, progress: 
 
 
 def _with_costs(evaluation: Evaluation, limits: ConstraintSet, stage: Stage) -> Evaluation:
-    from dataclasses import replace
-
     import numpy as np
 
     (costs,) = limits.costs(np.array([evaluation.architecture]))
@@ -460,20 +409,5 @@ def _staged(progress: Progress | None, stage: str) -> Progress:
     def report(done: float, total: float, text: str) -> None:
         if progress is not None:
             progress(done, total, f"{stage}: {text}")
-
-    return report
-
-
-def _saving(run: Run, strategy: Strategy, progress: Progress | None) -> Progress:
-    """A progress callback that also keeps the strategy's state now and then, for a report on an unfinished run."""
-    saved = time.monotonic()
-
-    def report(done: float, total: float, text: str) -> None:
-        nonlocal saved
-        if time.monotonic() - saved >= STATE_SECONDS:
-            run.save_state({"told": 0, "strategy": strategy.state_dict()})
-            saved = time.monotonic()
-        if progress is not None:
-            progress(done, total, text)
 
     return report

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from hwnas.evaluators.scratch import ScratchEvaluator
-from hwnas.plan import Plan, SearchSettings
+from hwnas.plan import SearchSettings, TrainingPlan
 from hwnas.run import Run
 from hwnas.spaces.errors import HwnasError
 
@@ -48,8 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints must not look like an answer
     questions = _lines(sys.stdin)
     run = Run.open(options.run, write=False)
-    plan = Plan(SearchSettings.from_run(run.settings))
-    evaluator = ScratchEvaluator.of_plan(plan, run.path)
+    plan = TrainingPlan(SearchSettings.from_run(run.settings))
+    evaluator = ScratchEvaluator.of_plan(plan, run.path / "checkpoints")
     while True:
         architecture = json.loads(questions.get())["architecture"]
         try:

@@ -15,7 +15,9 @@ from hwnas import ranks
 from hwnas.spaces.errors import ConfigError
 
 __all__ = [
+    "Address",
     "DataRoot",
+    "Engine",
     "Json",
     "Progress",
     "Tables",
@@ -37,6 +39,14 @@ Tables = Annotated[
         metavar="DIR",
         help="Folder of latency tables [default: $HWNAS_TABLES, then ~/.local/share/hwnas/latency_tables].",
     ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(metavar="local|ray", help="This machine, or the nodes of a Ray cluster [default: local]."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Of the Ray cluster [default: Ray is started on this machine]."),
 ]
 DataRoot = Annotated[
     str | None, typer.Option(metavar="DIR", help="Where the files of the data set lie [default: its usual places].")

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from hwnas.cli.common import (
+    Address,
     DataRoot,
+    Engine,
     Json,
     Tables,
     duration,
@@ -65,6 +67,8 @@ def profile(
     active: Annotated[
         bool, typer.Option("--active", help="Without a space: every other network where the predictor is in doubt.")
     ] = False,
+    engine: Engine = None,
+    address: Address = None,
     tables: Tables = None,
     data_root: DataRoot = None,
     resume: Annotated[  # noqa: ARG001 - a table is always gone on with
@@ -89,9 +93,12 @@ def profile(
       hwnas profile --device cpu-onnxruntime --space mobilenet --data digits --quick
       hwnas profile --device cpu-onnxruntime --space "shufflenet(resolution=96)" --repeat-until 1% --budget 1h
       hwnas profile --device cpu-onnxruntime.int8 --space mobilenet --threads 2 --json
+      hwnas profile --device cpu-onnxruntime --space mobilenet --engine ray --address 192.168.1.5:6379
     """
     import hwnas
 
+    if (engine or address) and (fusions or space is None):
+        raise ConfigError("--engine and --address belong to the profile of a space; name one with --space")
     if fusions:
         _fusions(device, threads, quick, tables, json)
         return
@@ -117,6 +124,8 @@ def profile(
             quick=quick,
             budget_s=seconds,
             tables=tables,
+            engine=engine or ("local" if address is None else "ray"),
+            address=address,
             progress=progress,
         )
     if json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwnas.cli.common import DataRoot, Json, Tables, print_json, progress_bar, resumable
+from hwnas.cli.common import Address, DataRoot, Engine, Json, Tables, print_json, progress_bar, resumable
 from hwnas.spaces.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +69,17 @@ def search(
     task: Annotated[
         str, typer.Option(metavar="NAME", help="What candidates are trained for; see `hwnas tasks`.")
     ] = "classification",
-    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="From scratch: candidates trained at a time.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="From scratch: candidates trained at a time [default: 1; with Ray, what fits]."
+        ),
+    ] = None,
+    engine: Engine = None,
+    address: Address = None,
+    retries: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Times a candidate is begun again after its worker or node died.")
+    ] = 4,
     precision: Annotated[
         str, typer.Option(metavar="float32|bfloat16|float16|auto", help="Arithmetic of the training.")
     ] = "float32",
@@ -90,6 +100,8 @@ def search(
       hwnas search --space nasbench201 --data fashion-mnist --task jigsaw --constraint "params <= 500K" --limit 4000
       hwnas search --space epnas --data digits --strategy epnas --evaluator scratch --jobs 2
           --constraint "flops <= 10M" --constraint "params <= 200k"
+      hwnas search --space epnas --data digits --strategy epnas --evaluator scratch --constraint "params <= 200k"
+          --engine ray --address 192.168.1.5:6379
       hwnas search --space "hurricane(width=0.25,pool=sep3+mb5e3+shuffle3)" --data digits --strategy hurricane
           --option reuse=no --constraint "latency@cpu-onnxruntime <= 1ms"
       torchrun --nproc-per-node 2 -m hwnas search --space mobilenet --data fashion-mnist --constraint "flops <= 5M"
@@ -101,7 +113,7 @@ def search(
     if resume is not None:
         _refuse_others(ctx, resume)
         with resumable(f"`hwnas search --resume {resume}` goes on from here"), progress_bar() as progress:
-            result = hwnas.resume(resume, progress=progress)
+            result = hwnas.resume(resume, progress=progress, engine=engine, address=address)
     else:
         if space is None or data is None or not constraint:
             missing = "--space" if space is None else "--data" if data is None else "--constraint"
@@ -132,6 +144,9 @@ def search(
                 inherit=inherit,
                 jobs=jobs,
                 task=task,
+                engine=engine or ("local" if address is None else "ray"),
+                address=address,
+                retries=retries,
                 threads=threads,
                 precision=precision,
                 progress=progress,
@@ -155,7 +170,7 @@ def search(
 def _refuse_others(ctx: typer.Context, resume: str) -> None:
     for name in ctx.params:
         source = ctx.get_parameter_source(name)
-        if name not in ("resume", "json") and source is not None and source.name == "COMMANDLINE":
+        if name not in ("resume", "json", "engine", "address") and source is not None and source.name == "COMMANDLINE":
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} cannot be changed when a run is resumed; leave it out, {resume} knows it")
 

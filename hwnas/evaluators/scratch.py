@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hwnas.data.base import Dataset
-    from hwnas.plan import Plan
+    from hwnas.plan import TrainingPlan
     from hwnas.spaces.space import Architecture, SearchSpace
     from hwnas.training.config import TrainConfig
     from hwnas.training.loop import Progress
@@ -77,14 +77,14 @@ class ScratchEvaluator(Evaluator):
         self._known: dict[Architecture, Evaluation] = {}
 
     @classmethod
-    def of_plan(cls, plan: Plan, run: Path | None) -> Self:
-        """The evaluator that a search from scratch uses, with the checkpoints of its run folder.
+    def of_plan(cls, plan: TrainingPlan, folder: Path | None) -> Self:
+        """The evaluator that a search from scratch uses; its checkpoints lie in `folder`.
 
-        Without the folder, it is that of a rank that gets its weights from rank 0.
+        Without a folder, it is that of a rank that gets its weights from rank 0.
         """
-        if run is None:
+        if folder is None:
             return cls(plan.task_space, plan.task_data, plan.config)
-        return cls(plan.task_space, plan.task_data, plan.config, folder=run / "checkpoints", inherit=plan.inherits)
+        return cls(plan.task_space, plan.task_data, plan.config, folder=folder, inherit=plan.inherits)
 
     def evaluate(self, architectures: Iterable[Sequence[int]]) -> list[Evaluation]:
         """Train and score; `Evaluation.score` is the best validation accuracy.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -89,17 +90,29 @@ def test_workers_that_are_killed_are_replaced(tmp_path: Path) -> None:
 
 
 def test_what_kills_every_worker_is_a_failed_evaluation(tmp_path: Path) -> None:
-    with LocalEngine(tmp_path, slots=1, threads=1) as engine:  # no run folder: each worker ends at once
+    with LocalEngine(tmp_path, slots=1, threads=1, retries=1) as engine:  # no run folder: each worker ends at once
         engine.submit(ARCHITECTURES[0])
         (evaluation,) = engine.wait()
         assert evaluation.failed
-        assert "3 workers died" in evaluation.info["error"]
+        assert f"2 workers were lost over the architecture {list(ARCHITECTURES[0])}" in evaluation.info["error"]
     assert "is not a run folder" in (tmp_path / "worker-1.log").read_text()
 
 
 def test_errors_of_the_evaluator_arrive(tmp_path: Path) -> None:
     with LocalEngine(started(tmp_path / "run"), slots=1, threads=1) as engine:
         engine.submit((99,))
+        with pytest.raises(ModelError, match="12 decisions"):
+            engine.wait()
+
+
+def test_what_is_finished_beside_an_error_comes_first(tmp_path: Path) -> None:
+    with LocalEngine(started(tmp_path / "run", epochs=1), slots=2, threads=1) as engine:
+        engine.submit((99,))
+        engine.submit(ARCHITECTURES[0])
+        concurrent.futures.wait(engine._futures)
+        (evaluation,) = engine.wait()
+        assert evaluation.architecture == ARCHITECTURES[0]
+        assert engine.busy == 1
         with pytest.raises(ModelError, match="12 decisions"):
             engine.wait()
 
