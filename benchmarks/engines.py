@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ def opened(engine: str, jobs: int, settings: SearchSettings, cluster: RayCluster
     """An engine with a run folder of its own."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "run"
-        stack.enter_context(Run.create(folder, asdict(settings)))
+        stack.enter_context(Run.create(folder, settings.to_json()))
         if engine == "local":
             yield stack.enter_context(LocalEngine(folder, jobs, 1))
         else:

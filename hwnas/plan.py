@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,10 @@ class SearchSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Those that are not None, which `from_run` reads back."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_run(cls, settings: Mapping[str, Any]) -> SearchSettings:

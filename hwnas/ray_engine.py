@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hwnas.plan import SearchSettings
     from hwnas.spaces.space import Architecture
 
-__all__ = ["RayCluster", "RayEngine", "RayProfiler", "answer_of"]
+__all__ = ["RayCluster", "RayEngine", "RayProfiler", "TaskLost", "answer_of"]
 
 #: Seconds that a search waits for a node that could take its tasks.
 PATIENCE = 60.0
@@ -307,7 +307,7 @@ class RayEngine(Engine):
     def _start(self, trial: _Trial) -> None:
         trial.attempts += 1
         text = task(
-            settings=asdict(self._settings),
+            settings=self._settings.to_json(),
             architecture=list(trial.architecture),
             run=str(self._run),
             mark=self._mark,

@@ -199,7 +199,7 @@ def search(
             # every mistake of the user shows before a folder is made
             plan = Plan(settings, None if cluster is None else cluster.profiler)
             folder = Path(run) if run is not None else default_run_path(space, data)
-            with Run.create(folder, asdict(settings), space=plan.space.spec) as opened:
+            with Run.create(folder, settings.to_json(), space=plan.space.spec) as opened:
                 return _execute(opened, plan, cluster, progress)
 
     return _together(lead)
@@ -270,7 +270,7 @@ def _execute(run: Run, plan: Plan, cluster: RayCluster | None, progress: Progres
     from hwnas.delivery import deliver
 
     set_threads(plan)
-    ranks.order("plan", **{name: value for name, value in asdict(plan.settings).items() if value is not None})
+    ranks.order("plan", **plan.settings.to_json())
     evaluator = StageEvaluator(run, plan, progress)
     ranked = _candidates(run, plan, evaluator, cluster, progress)
     if not ranked:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +87,17 @@ def settings(**others: Any) -> SearchSettings:
 
 def engine_of(cluster: RayCluster, folder: Path, **others: Any) -> RayEngine:
     asked = settings(**others)
-    with Run.create(folder, asdict(asked)):
+    with Run.create(folder, asked.to_json()):
         return cluster.engine(folder, asked)
 
 
-def workers() -> list[int]:
-    """Processes that are at a candidate; Ray names them after the task."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+def workers() -> dict[int, int]:
+    """Processes that are at a candidate, which Ray names after the task, and what started each: its node."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if entry.read_bytes().startswith(b"ray::evaluate"):
-                found.append(int(entry.parent.name))
+            if (process / "cmdline").read_bytes().startswith(b"ray::evaluate"):
+                found[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
     return found
@@ -120,15 +119,17 @@ def until(condition: Any, seconds: float = 300.0) -> None:
 
 def test_candidates_outlive_a_node_and_a_worker(machines: Any, cluster: RayCluster, tmp_path: Path) -> None:
     doomed = added(machines)
+    node = doomed.all_processes["raylet"][0].process.pid
     run = tmp_path / "run"
-    with engine_of(cluster, run, epochs=30) as engine:
+    with engine_of(cluster, run, epochs=150) as engine:
         assert engine.room == 4
         for architecture in ARCHITECTURES:
             engine.submit(architecture)
         assert (engine.busy, engine.room) == (4, 0)
-        until(lambda: len(workers()) == 4 and list(run.glob("checkpoints/candidate-*")))
+        until(lambda: len(set(workers().values())) > 1 and node in workers().values())
+        until(lambda: list(run.glob("checkpoints/candidate-*")))
         machines.remove_node(doomed, allow_graceful=False)
-        os.kill(workers()[0], signal.SIGKILL)
+        os.kill(next(worker for worker, parent in workers().items() if parent != node), signal.SIGKILL)
         found = all_of(engine)
     assert sorted(evaluation.architecture for evaluation in found) == ARCHITECTURES
     assert not any(evaluation.failed for evaluation in found)
