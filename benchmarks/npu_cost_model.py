@@ -7,15 +7,17 @@ the clock of that plan (``modelled``). Neither is silicon. Compared are, with th
 - ``MACs``: a line through zero, its factor fitted on the networks of the other spaces;
 - ``cost model``: as it is, nothing fitted;
 - ``cost model, scaled``: with the factor that the other spaces ask for;
-- ``weights``: non-negative weights of the model's own sums (tensor units by kind of layer, vector processors, moves,
-  waiting for weights, inputs and outputs), of how many layers use each, and of a constant; held to the scaled model as
-  strongly as suits the other spaces best when each of them is left out;
-- ``trees``: gradient boosting of the logarithm of the ratio, on shares of the same sums.
+- ``kernels``: `hwnas.KernelPredictor`, without the model;
+- ``cost model + kernels``: the same with the model's price of each kernel in its roofline, so that it learns what the
+  model leaves out.
 
-What is fitted is fitted without the space that it predicts. Spearman is the mean over the spaces, each ranked alone,
-and of all networks together.
+What is fitted is fitted without the space that it predicts. The last two learn from the networks of the other spaces
+and from those that ``hwnas profile --device vpu-npu3720`` (and so on) has drawn, each divided among its kernels by the
+compiler's plan; ``kernels, none of these spaces`` learns from the latter only, which is the predictor that ships.
+``the space's table`` is what a search in that space uses, made of other networks of it. Spearman is of all networks
+together, of each space, and as the mean over the spaces.
 
-    HWNAS_DATA=DIR python benchmarks/npu_cost_model.py plan      # 40 minutes on one core; goes on where it was stopped
+    HWNAS_DATA=DIR python benchmarks/npu_cost_model.py plan      # 20 minutes on one core; goes on where it was stopped
     HWNAS_DATA=DIR python benchmarks/npu_cost_model.py score
 
 Needs the compiler, see docs/devices/vpu-npu3720.md. Results: ``npu_cost_model_networks.csv``, ``npu_cost_model.csv``.
@@ -24,35 +26,32 @@ Needs the compiler, see docs/devices/vpu-npu3720.md. Results: ``npu_cost_model_n
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import RESULTS, append_rows, finish
-from scipy.optimize import nnls
+from record import append_rows, finish
 from scipy.stats import spearmanr
-from xgboost import XGBRegressor
 
+from hwnas.kernel_predictor import KernelPredictor
+from hwnas.latency_tables import find_table
+from hwnas.pricing import LatencyModel
 from hwnas.profilers import get_profiler
+from hwnas.profilers.division import DividedNetwork, divided_networks
 from hwnas.profilers.vpu_npu import VpuNpu
-from hwnas.profilers.vpunn import LayerCosts, get_platform, network_cost, read_network
+from hwnas.profilers.vpunn import LayerCost, LayerCosts, get_platform, network_cost, read_network
 from hwnas.profilers.vpunn.network import CostNetwork
-from hwnas.spaces import get_space
+from hwnas.spaces import ModelError, SearchSpace, TableError, get_space
+from hwnas.spaces.placement import PlacedKernel, Placement, place_kernels
+from hwnas.spaces.signature import kernel_graph
 
 SPACES = ("mobilenet", "shufflenet", "hurricane", "fbnetv2")
 PLATFORMS = ("npu3720", "npu4000", "npu5010")
-NETWORKS = "npu_cost_model_networks"
-#: of the cost model's microseconds: tensor units by kind of layer, vector processors, moves on the chip, waiting for
-#: weights, inputs and outputs; and how many layers use each
-PARTS = ("conv_us", "dwconv_us", "other_us", "shave_us", "move_us", "wait_us", "ends_us")
-COUNTS = ("conv_layers", "dwconv_layers", "other_layers", "shave_layers", "move_layers")
-#: how strongly weights are held to what they are without learning
-HOLDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @cache
@@ -64,122 +63,158 @@ def tools(platform: str) -> tuple[VpuNpu, CostNetwork]:
     return profiler, read_network(folder / get_platform(platform).files[0])
 
 
+# ---------------------------------------------------------------------- networks
+
+
+def _space(name: str, resolution: int) -> SearchSpace:
+    return get_space(name, resolution=resolution, channels=3, classes=1000)
+
+
 def plan(platform: str, name: str, architecture: list[int], resolution: int) -> dict[str, Any]:
-    """One network, by both."""
+    """One network, by both; and what the compiler's plan says of each kernel."""
     compiler, network = tools(platform)
-    graph = get_space(name, resolution=resolution, channels=3, classes=1000).lower(architecture)
-    schedule = compiler.schedule(graph.to_onnx())
+    graph = _space(name, resolution).lower(architecture)
+    onnx = graph.to_onnx()
+    schedule = compiler.schedule(onnx)
     told = replace(get_platform(platform), tiles=schedule.tiles, dpu_mhz=schedule.clock_mhz)
     cost = network_cost(graph, LayerCosts(network, told))
-    parts = dict.fromkeys(PARTS, 0.0)
-    counts = dict.fromkeys(COUNTS, 0)
-    for layer in cost.layers:
-        kind = layer.kind if layer.kind in ("conv", "dwconv") else "other"
-        parts[f"{kind}_us"] += layer.parts_us["dpu"]
-        parts["shave_us"] += layer.parts_us["shave"]
-        parts["move_us"] += layer.parts_us["dma"]
-        parts["wait_us"] += layer.wait_us
-        counts[f"{kind}_layers"] += layer.parts_us["dpu"] > 0
-        counts["shave_layers"] += layer.parts_us["shave"] > 0
-        counts["move_layers"] += layer.parts_us["dma"] > 0
-    parts["ends_us"] = cost.input_us + cost.output_us
+    shares = compiler.kernel_shares(onnx, [node.name for node in graph.nodes])
+    assert shares is not None
+    placed = place_kernels(graph)
+    kernels = [
+        [kernel.signature, kernel.after, kernel.before, round(schedule.makespan_us * shares[node.name], 4)]
+        for kernel, node in zip(placed.kernels, graph.nodes, strict=True)
+    ]
     return {
         "macs": graph.macs,
         "tiles": schedule.tiles,
         "mhz": schedule.clock_mhz,
         "compiler_us": round(schedule.makespan_us, 3),
         "model_us": round(cost.total_us, 3),
-        **{name: round(value, 3) for name, value in parts.items()},
-        **counts,
+        "moved": [placed.weights, placed.activations, placed.largest],
+        "kernels": kernels,
     }
+
+
+def planned(platform: str, arguments: argparse.Namespace) -> Iterator[tuple[str, list[int], dict[str, Any]]]:
+    """Space, architecture and plan of each network of a platform; plans what is not planned yet."""
+    for name in SPACES:
+        drawn = _space(name, arguments.resolution).sample(arguments.networks, np.random.default_rng(0)).tolist()
+        calls = [(platform, name, architecture, arguments.resolution) for architecture in drawn]
+        for architecture, found in zip(drawn, finish("npu_cost_model", plan, calls, arguments.jobs), strict=True):
+            yield name, architecture, found
 
 
 def plan_all(arguments: argparse.Namespace) -> None:
     """Plan what is not planned yet, and write the table of networks."""
-    rows = []
+    today = datetime.date.today().isoformat()
     for platform in arguments.platforms:
-        for name in SPACES:
-            space = get_space(name, resolution=arguments.resolution, channels=3, classes=1000)
-            drawn = space.sample(arguments.networks, np.random.default_rng(0)).tolist()
-            calls = [(platform, name, architecture, arguments.resolution) for architecture in drawn]
-            for architecture, found in zip(drawn, finish("npu_cost_model", plan, calls, arguments.jobs), strict=True):
-                rows.append(
-                    {
-                        "date": datetime.date.today().isoformat(),
-                        "platform": platform,
-                        "space": name,
-                        "resolution": arguments.resolution,
-                        "architecture": " ".join(map(str, architecture)),
-                        **found,
-                    }
-                )
-            print(platform, name, flush=True)
-    append_rows(NETWORKS, rows)
-
-
-def weigh(sums: np.ndarray, truth: np.ndarray, prior: np.ndarray, hold: float) -> np.ndarray:
-    """Non-negative weights of sums ``(n, m)`` that minimise relative errors, held to `prior`.
-
-    A sum is held the less, the larger its share is.
-    """
-    x = sums / truth[:, None]
-    size = np.sqrt((x**2).mean(axis=0)) + 1e-12
-    held = hold * np.sqrt(len(x)) * np.diag(np.maximum(size, size.max() / 100))
-    weights: np.ndarray = nnls(np.vstack([x, held]), np.concatenate([np.ones(len(x)), held @ prior]))[0]
-    return weights
-
-
-def choose_hold(sums: np.ndarray, truth: np.ndarray, prior: np.ndarray, spaces: np.ndarray) -> float:
-    """The hold that does best when each of the spaces is left out."""
-    errors = {}
-    for hold in HOLDS:
-        off = [
-            np.abs(sums[out] @ weigh(sums[~out], truth[~out], prior, hold) / truth[out] - 1).mean()
-            for out in (spaces == space for space in np.unique(spaces))
+        rows = [
+            {
+                "date": today,
+                "platform": platform,
+                "space": name,
+                "resolution": arguments.resolution,
+                "architecture": " ".join(map(str, architecture)),
+                **{key: value for key, value in found.items() if key not in ("moved", "kernels")},
+            }
+            for name, architecture, found in planned(platform, arguments)
         ]
-        errors[hold] = np.mean(off)
-    return min(errors, key=lambda hold: errors[hold])
+        append_rows("npu_cost_model_networks", rows)
+        print(platform, len(rows), flush=True)
 
 
-def predictions(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """What each method says of every network, fitted without its space."""
-    truth = np.array([row["compiler_us"] for row in rows])
-    model = np.array([row["model_us"] for row in rows])
-    macs = np.array([row["macs"] for row in rows])
-    spaces = np.array([row["space"] for row in rows])
-    sums = np.array([[1.0, *(row[name] for name in COUNTS), *(row[name] for name in PARTS)] for row in rows])
-    shares = np.column_stack([np.log(model), sums[:, 1:] / model[:, None]])
-    found = {name: np.zeros(len(rows)) for name in ("MACs", "cost model, scaled", "weights", "trees")}
+# ---------------------------------------------------------------------- what is learned
+
+
+class ModelPrices:
+    """What the cost model says of kernels in networks, as the source of a `KernelPredictor`."""
+
+    def __init__(self, platform: str, tiles: int, mhz: float) -> None:
+        told = replace(get_platform(platform), tiles=tiles, dpu_mhz=mhz)
+        self._costs = LayerCosts(tools(platform)[1], told)
+        self._layers: dict[str, LayerCost | None] = {}
+
+    def _layer(self, kernel: PlacedKernel) -> LayerCost | None:
+        if kernel.signature not in self._layers:
+            try:
+                (self._layers[kernel.signature],) = network_cost(kernel_graph(kernel.signature), self._costs).layers
+            except ModelError:  # no kernel of hwnas
+                self._layers[kernel.signature] = None
+        return self._layers[kernel.signature]
+
+    def known_ms(self, network: Placement) -> np.ndarray:
+        """Milliseconds of each kernel, waiting for its weights included (see `network_cost`)."""
+        found, before = [], 0.0
+        for layer in map(self._layer, network.kernels):
+            if layer is None:
+                found.append(0.0)
+                continue
+            wait = max(0.0, layer.dma_us / self._costs.platform.dma_ports - before)
+            found.append((layer.us + wait) / 1e3)
+            before = layer.us or before
+        return np.array(found)
+
+
+def predictions(
+    platform: str, found: list[tuple[str, list[int], dict[str, Any]]], resolution: int
+) -> dict[str, np.ndarray]:
+    """µs that each method says of every network."""
+    spaces = np.array([name for name, _, _ in found])
+    truth, model, macs = (np.array([row[key] for _, _, row in found]) for key in ("compiler_us", "model_us", "macs"))
+    (tiles,), (mhz,) = ({row[key] for _, _, row in found} for key in ("tiles", "mhz"))
+    networks = [_divided(str(number), row) for number, (_, _, row) in enumerate(found)]
+    others = divided_networks(find_table(f"vpu-{platform}"))
+    prices: Any = ModelPrices(platform, tiles, mhz)
+    result = {"MACs": np.zeros(len(found)), "cost model": model, "cost model, scaled": np.zeros(len(found))}
     for space in np.unique(spaces):
         held, seen = spaces == space, spaces != space
-        scale = np.median(truth[seen] / model[seen])
-        found["MACs"][held] = macs[held] * np.median(truth[seen] / macs[seen])
-        found["cost model, scaled"][held] = model[held] * scale
-        prior = np.repeat([0.0, scale], [1 + len(COUNTS), len(PARTS)])
-        hold = choose_hold(sums[seen], truth[seen], prior, spaces[seen])
-        found["weights"][held] = sums[held] @ weigh(sums[seen], truth[seen], prior, hold)
-        trees = XGBRegressor(max_depth=2, n_estimators=100, learning_rate=0.1, subsample=0.8, n_jobs=1, random_state=0)
-        trees.fit(shares[seen], np.log(truth[seen] / model[seen]))
-        found["trees"][held] = model[held] * np.exp(trees.predict(shares[held]))
-    return {"MACs": found.pop("MACs"), "cost model": model, **found}
+        result["MACs"][held] = macs[held] * np.median(truth[seen] / macs[seen])
+        result["cost model, scaled"][held] = model[held] * np.median(truth[seen] / model[seen])
+    rest = {str(space): [n for n, own in zip(networks, spaces, strict=True) if own != space] for space in SPACES}
+    result["the space's table"] = np.full(len(found), np.nan)
+    for space in SPACES:
+        held = spaces == space
+        try:
+            priced = LatencyModel.from_table(_space(space, resolution), find_table(f"vpu-{platform}"))
+        except TableError:  # none of this space ships
+            continue
+        result["the space's table"][held] = 1e3 * priced.predict(np.array([a for name, a, _ in found if name == space]))
+    learned = {
+        "kernels, none of these spaces": (None, dict.fromkeys(SPACES, others)),
+        "kernels": (None, {space: others + rest[space] for space in SPACES}),
+        "cost model + kernels": (prices, {space: others + rest[space] for space in SPACES}),
+    }
+    for name, (source, seen_by) in learned.items():
+        print(platform, name, flush=True)
+        result[name] = np.zeros(len(found))
+        fits = {id(seen): KernelPredictor.fit(seen, source=source, calibrate=False) for seen in seen_by.values()}
+        for number, network in enumerate(networks):
+            predictor = fits[id(seen_by[spaces[number]])]
+            result[name][number] = 1e3 * predictor.latency(network.placement)
+    return result
+
+
+def _divided(name: str, row: dict[str, Any]) -> DividedNetwork:
+    placement = Placement(tuple(PlacedKernel(*kernel[:3]) for kernel in row["kernels"]), *row["moved"])
+    return DividedNetwork(name, placement, tuple(kernel[3] / 1e3 for kernel in row["kernels"]), stable=True)
 
 
 def score(arguments: argparse.Namespace) -> None:
     """Print and record how far each method is off."""
-    with open(RESULTS / f"{NETWORKS}.csv", newline="") as stream:
-        texts = ("date", "platform", "space", "architecture")
-        rows: list[dict[str, Any]] = [
-            {key: value if key in texts else float(value) for key, value in row.items()}
-            for row in csv.DictReader(stream)
-        ]
     out = []
     for platform in arguments.platforms:
-        own = [row for row in rows if row["platform"] == platform]
-        truth, spaces = np.array([row["compiler_us"] for row in own]), np.array([row["space"] for row in own])
-        for method, predicted in predictions(own).items():
+        found = list(planned(platform, arguments))
+        truth, spaces = np.array([row["compiler_us"] for _, _, row in found]), np.array([name for name, _, _ in found])
+        for method, predicted in predictions(platform, found, arguments.resolution).items():
             off = np.abs(predicted / truth - 1)
-            groups = {"all": np.ones(len(own), bool)} | {space: spaces == space for space in SPACES}
-            alone = [float(spearmanr(predicted[groups[s]], truth[groups[s]]).statistic) for s in SPACES]
+            known = np.isfinite(predicted)
+            groups = {"all": known} | {space: held for space in SPACES if (held := known & (spaces == space)).any()}
+            alone = [
+                float(spearmanr(predicted[held], truth[held]).statistic)
+                for group, held in groups.items()
+                if group != "all"
+            ]
             for group, held in groups.items():
                 out.append(
                     {
@@ -195,7 +230,7 @@ def score(arguments: argparse.Namespace) -> None:
                         "mean_of_spaces": round(float(np.mean(alone)), 4) if group == "all" else "",
                     }
                 )
-                print(*list(out[-1].values())[1:], sep="  ")
+                print(*list(out[-1].values())[1:], sep="  ", flush=True)
     append_rows("npu_cost_model", out)
 
 
