@@ -30,7 +30,7 @@ __all__ = ["KernelPredictor"]
 DEPTH = 4
 #: parts of the cross-validation that intervals rest on
 FOLDS = 5
-FORMAT = "hwnas kernel predictor 1"
+FORMAT = "hwnas kernel predictor 2"
 
 
 class _Item(NamedTuple):
@@ -52,10 +52,8 @@ class _Family:
         """Logarithms of milliseconds by each booster, shape ``(BOOSTERS, items)``."""
         try:
             return self.model.log_ms(_costs(items), _rows(self.vocabulary, items))
-        except ValueError as error:  # XGBoost's, over a file whose trees and flags do not belong together
-            raise TableError(
-                f"the predictor's trees are of other features ({str(error)[:200]!r}); fit it anew"
-            ) from error
+        except ValueError as error:  # a file whose trees and flags do not belong together
+            raise TableError(f"the predictor's file is damaged: {error}; fit it anew") from error
 
 
 class KernelPredictor:
@@ -216,7 +214,7 @@ class KernelPredictor:
         try:
             content = json.loads(Path(file).read_bytes())
             if content["format"] != FORMAT:
-                raise TableError(f"{file} is {content['format']!r:.80}, not {FORMAT!r}; profile again")
+                raise TableError(f"{file} is {content['format']!r:.80}, not {FORMAT!r}; delete it and profile again")
             return cls._from_json(content), dict(content["notes"])
         except OSError as error:
             raise TableError(f"cannot read {file}: {error.strerror}") from error
