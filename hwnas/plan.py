@@ -95,7 +95,7 @@ class SearchSettings:
         unknown = sorted(set(settings) - known)
         if unknown or not {"space", "data", "constraints"} <= set(settings):
             what = (
-                f"has the setting {unknown[0]!r}, which is unknown"
+                f"has the setting {unknown[0]!r:.80}, which is unknown"
                 if unknown
                 else "lacks its space, data or constraints"
             )

@@ -43,7 +43,7 @@ def check_key(key: str) -> str:
         If it holds anything but lower-case letters, digits, ``-``, ``_`` and dots between words.
     """
     if len(key) > 200 or not _KEY.fullmatch(key):
-        raise TableError(f"{key!r} is not a device key; write a name such as cpu-onnxruntime or cpu-onnxruntime.int8")
+        raise TableError(f"{key!r:.80} is no device key; write a name such as cpu-onnxruntime or cpu-onnxruntime.int8")
     return key
 
 
@@ -91,16 +91,16 @@ class DeviceRecord:
     def __post_init__(self) -> None:
         check_key(self.key)
         if self.method not in METHODS:
-            raise TableError(f"{self.method!r} is not a measuring method; it is one of {', '.join(METHODS)}")
+            raise TableError(f"{self.method!r:.80} is not a measuring method; it is one of {', '.join(METHODS)}")
         for name in ("threads", "batch"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise TableError(f"the {name} of the device {self.key} must be a positive integer, not {value!r}")
+                raise TableError(f"the {name} of the device {self.key} must be a positive integer, not {value!r:.80}")
         for item in fields(self):
             value = getattr(self, item.name)
             kind = {"threads": int, "batch": int, "host": dict, "protocol": dict}.get(item.name, str)
             if not isinstance(value, kind):
-                raise TableError(f"the {item.name} of the device {self.key} must be {kind.__name__}, not {value!r}")
+                raise TableError(f"the {item.name} of the device {self.key} must be {kind.__name__}, not {value!r:.80}")
 
     # ------------------------------------------------------------------ comparing
 
@@ -154,12 +154,12 @@ class DeviceRecord:
             raise TableError(f"{source} must hold one JSON object; profile the device again")
         version = data.pop("format", None)
         if version != FORMAT:
-            raise TableError(f"{source} has format {version!r}, but this hwnas reads format {FORMAT}; update hwnas")
+            raise TableError(f"{source} has format {version!r:.80}, but this hwnas reads format {FORMAT}; update hwnas")
         known = {item.name for item in fields(cls)}
         if missing := sorted(known - data.keys()):
             raise TableError(f"{source} lacks {', '.join(missing)}; profile the device again")
         if not isinstance(data["key"], str):
-            raise TableError(f"the key in {source} must be text, not {data['key']!r}")
+            raise TableError(f"the key in {source} must be text, not {data['key']!r:.80}")
         return cls(**{name: data[name] for name in known})
 
     @classmethod

@@ -68,7 +68,7 @@ class _Timing:
         if self.repeats < 1:
             raise TableError(f"repeats of {what[:80]} is {self.repeats}, not a positive number")
         if self.method not in METHODS:
-            raise TableError(f"the method of {what[:80]} is {self.method!r}, not one of {', '.join(METHODS)}")
+            raise TableError(f"the method of {what[:80]} is {self.method!r:.80}, not one of {', '.join(METHODS)}")
         if len(self.measured_at) > 64 or not self.measured_at.isprintable():
             raise TableError(f"measured_at of {what[:80]} is no date")
 
@@ -90,7 +90,7 @@ class Row(_Timing, _RowKey):
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
-            raise TableError(f"the context of {self.signature[:80]} is {self.context!r}, not isolated or network")
+            raise TableError(f"the context of {self.signature[:80]} is {self.context!r:.80}, not isolated or network")
         self._check(self.signature)
 
 
@@ -106,7 +106,7 @@ class NetworkRow(_Timing, _NetworkKey):
 
     def __post_init__(self) -> None:
         if not self.architecture or any(choice < 0 for choice in self.architecture):
-            raise TableError(f"{self.architecture!r} is not an architecture of {self.space[:80]}")
+            raise TableError(f"{self.architecture!r:.80} is not an architecture of {self.space[:80]}")
         self._check(self.space)
 
 

@@ -312,18 +312,18 @@ def get_space(spec: str, **parameters: Any) -> SearchSpace:
     """
     match = _SPEC.match(spec)
     if match is None:
-        raise ConfigError(f"cannot read the space {spec!r}; write a name such as mobilenet or mobilenet(width=0.5)")
+        raise ConfigError(f"cannot read the space {spec!r:.200}; write mobilenet or mobilenet(width=0.5), say")
     cls = spaces.get(match[1])
     known = inspect.signature(cls).parameters
     settings = {key: value for key, value in parameters.items() if value is not None}
     for item in filter(None, (part.strip() for part in (match[2] or "").split(","))):
         key, separator, text = (piece.strip() for piece in item.partition("="))
         if not separator:
-            raise ConfigError(f"cannot read {item!r} in the space {spec!r}; write parameter=value")
+            raise ConfigError(f"cannot read {item!r:.200} in the space {spec!r:.200}; write parameter=value")
         settings[key] = text
     for key, value in settings.items():
         if key not in known:
-            raise ConfigError(f"the space {match[1]} has no parameter {key!r}; it has {', '.join(known)}")
+            raise ConfigError(f"the space {match[1]} has no parameter {key!r:.200}; it has {', '.join(known)}")
         try:
             settings[key] = type(known[key].default)(value)
         except ValueError as error:
