@@ -220,7 +220,7 @@ class KernelPredictor:
             raise TableError(f"cannot read {file}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise TableError(
-                f"{file} is no kernel predictor of hwnas ({error}); delete it and profile again"
+                f"{file} is no kernel predictor of hwnas ({error!s:.200}); delete it and profile again"
             ) from error
 
     @classmethod

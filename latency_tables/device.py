@@ -149,7 +149,7 @@ class DeviceRecord:
         try:
             data = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise TableError(f"{source} is not readable JSON ({error}); profile the device again") from error
+            raise TableError(f"{source} is not readable JSON ({error!s:.200}); profile the device again") from error
         if not isinstance(data, dict):
             raise TableError(f"{source} must hold one JSON object; profile the device again")
         version = data.pop("format", None)
