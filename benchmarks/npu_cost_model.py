@@ -14,8 +14,9 @@ the clock of that plan (``modelled``). Neither is silicon. Compared are, with th
 What is fitted is fitted without the space that it predicts. The last two learn from the networks of the other spaces
 and from those that ``hwnas profile --device vpu-npu3720`` (and so on) has drawn, each divided among its kernels by the
 compiler's plan; ``kernels, none of these spaces`` learns from the latter only, which is the predictor that ships.
-``the space's table`` is what a search in that space uses, made of other networks of it. Spearman is of all networks
-together, of each space, and as the mean over the spaces.
+``a search's prices`` are what a search in that space goes by: rows of the table that ships, made of other networks of
+the space, or what is learned of kernels where there are none. Spearman is of all networks together, of each space, and
+as the mean over the spaces.
 
     HWNAS_DATA=DIR python benchmarks/npu_cost_model.py plan      # 20 minutes on one core; goes on where it was stopped
     HWNAS_DATA=DIR python benchmarks/npu_cost_model.py score
@@ -46,7 +47,7 @@ from hwnas.profilers.division import DividedNetwork, divided_networks
 from hwnas.profilers.vpu_npu import VpuNpu
 from hwnas.profilers.vpunn import LayerCost, LayerCosts, get_platform, network_cost, read_network
 from hwnas.profilers.vpunn.network import CostNetwork
-from hwnas.spaces import ModelError, SearchSpace, TableError, get_space
+from hwnas.spaces import ModelError, SearchSpace, get_space
 from hwnas.spaces.placement import PlacedKernel, Placement, place_kernels
 from hwnas.spaces.signature import kernel_graph
 
@@ -172,14 +173,11 @@ def predictions(
         result["MACs"][held] = macs[held] * np.median(truth[seen] / macs[seen])
         result["cost model, scaled"][held] = model[held] * np.median(truth[seen] / model[seen])
     rest = {str(space): [n for n, own in zip(networks, spaces, strict=True) if own != space] for space in SPACES}
-    result["the space's table"] = np.full(len(found), np.nan)
+    result["a search's prices"] = np.zeros(len(found))
     for space in SPACES:
-        held = spaces == space
-        try:
-            priced = LatencyModel.from_table(_space(space, resolution), find_table(f"vpu-{platform}"))
-        except TableError:  # none of this space ships
-            continue
-        result["the space's table"][held] = 1e3 * priced.predict(np.array([a for name, a, _ in found if name == space]))
+        priced = LatencyModel.from_table(_space(space, resolution), find_table(f"vpu-{platform}"))
+        asked = np.array([architecture for name, architecture, _ in found if name == space])
+        result["a search's prices"][spaces == space] = 1e3 * priced.predict(asked)
     learned = {
         "kernels, none of these spaces": (None, dict.fromkeys(SPACES, others)),
         "kernels": (None, {space: others + rest[space] for space in SPACES}),
@@ -208,13 +206,8 @@ def score(arguments: argparse.Namespace) -> None:
         truth, spaces = np.array([row["compiler_us"] for _, _, row in found]), np.array([name for name, _, _ in found])
         for method, predicted in predictions(platform, found, arguments.resolution).items():
             off = np.abs(predicted / truth - 1)
-            known = np.isfinite(predicted)
-            groups = {"all": known} | {space: held for space in SPACES if (held := known & (spaces == space)).any()}
-            alone = [
-                float(spearmanr(predicted[held], truth[held]).statistic)
-                for group, held in groups.items()
-                if group != "all"
-            ]
+            groups = {"all": np.ones(len(found), bool)} | {space: spaces == space for space in SPACES}
+            alone = [float(spearmanr(predicted[groups[s]], truth[groups[s]]).statistic) for s in SPACES]
             for group, held in groups.items():
                 out.append(
                     {

@@ -43,7 +43,7 @@ def check_key(key: str) -> str:
         If it holds anything but lower-case letters, digits, ``-``, ``_`` and dots between words.
     """
     if len(key) > 200 or not _KEY.fullmatch(key):
-        raise TableError(f"{key!r:.80} is no device key; write a name such as cpu-onnxruntime or cpu-onnxruntime.int8")
+        raise TableError(f"{key!r:.80} is not a device key; write one such as cpu-onnxruntime or cpu-onnxruntime.int8")
     return key
 
 
