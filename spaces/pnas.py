@@ -20,6 +20,7 @@ from hwnas.spaces.space import Architecture, Decision, Term
 __all__ = ["OPERATIONS", "PNAS"]
 
 OPERATIONS = ("sep3", "sep5", "sep7", "conv7", "identity", "avg3", "max3", "dil3")
+IDENTITY = OPERATIONS.index("identity")
 FILTERS, REPEATS = 24, 2
 #: A block is four decisions: which two tensors it reads, and what it does to each before they are added.
 VARIABLES = ("input1", "input2", "op1", "op2")
@@ -158,10 +159,14 @@ class PNAS(ScaledSpace, Growing):
 
     @cached_property
     def _costs(self) -> tuple[tuple[Graph, ...], tuple[Term, ...]]:
-        """One term for the number of blocks, and one for each operand: blocks, what it reads, what it does."""
+        """One term for the number of blocks, and one for each operand: blocks, what it reads, what it does.
+
+        Another one for each block has what is different where both operands are one tensor: their sum reads it once.
+        """
         catalog: dict[str, Graph] = {}
         counts = self.blocks - self.fewest + 1
         structure: list[list[str]] = []
+        same: list[list[str]] = []
         row = np.zeros(len(self.decisions), dtype=np.int64)
         row[2::4] = 1  # the second operand reads the cell before: all is used
         for count in range(counts):
@@ -169,6 +174,12 @@ class PNAS(ScaledSpace, Growing):
             parts = [block for block in self.lower(row.tolist()).blocks if block.block.decision is None]
             catalog.update((block.signature, block) for block in parts)
             structure.append([block.signature for block in parts])
+        for block, source in ((0, 0), (1, 2))[: self.blocks]:  # the sum of a cell's input, and of a block, with itself
+            twice = row.copy()
+            twice[4 * block + 1 : 4 * block + 5] = (source, source, IDENTITY, IDENTITY)
+            parts = [part for part in self.lower(twice.tolist()).blocks if part.block.decision is None]
+            catalog.update((part.signature, part) for part in parts)
+            same.append([part.signature for part in parts])
         operands: dict[tuple[int, bool, int], list[str]] = {}  # decision, reads a cell's input, operation
         for operation, inner in itertools.product(range(len(OPERATIONS)), (False, True)):
             for block in range(self.blocks):
@@ -193,6 +204,13 @@ class PNAS(ScaledSpace, Growing):
                 found = counted(operands.get((does, source < 2, operation), []))
                 table[max(0, block + 1 - self.fewest) :, source, operation] = found
             terms.append(Term((0, reads, does), table.reshape(-1, len(catalog))))
+        other = [counted(signatures) - counted(structure[-1]) for signatures in same]
+        for block in range(self.blocks):
+            shape = (counts, block + 2, block + 2, len(OPERATIONS), len(OPERATIONS))
+            table = np.zeros((*shape, len(catalog)), dtype=np.int64)
+            for source in range(block + 2):
+                table[max(0, block + 1 - self.fewest) :, source, source, IDENTITY, IDENTITY] = other[source >= 2]
+            terms.append(Term((0, *range(4 * block + 1, 4 * block + 5)), table.reshape(-1, len(catalog))))
         return tuple(catalog.values()), tuple(terms)
 
     # ------------------------------------------------------------------ growth

@@ -46,6 +46,22 @@ def test_parameters_of_the_published_network(parameters: dict[str, float], publi
     assert graph.params / 1e6 == pytest.approx(published, rel=0.02)
 
 
+@pytest.mark.parametrize(("block", "source"), [(0, 0), (0, 1), (1, 1), (2, 2), (2, 3), (4, 5)])
+@pytest.mark.parametrize("blocks", [1, 5])
+def test_a_tensor_added_to_itself_is_read_once(block: int, source: int, blocks: int) -> None:
+    space = pnas(width=0.25, resolution=8, blocks=blocks)
+    row = np.zeros((1, len(space.decisions)), dtype=np.int64)
+    row[0, 0] = blocks - 1
+    identity = OPERATIONS.index("identity")
+    if block < blocks:
+        row[0, 4 * block + 1 : 4 * block + 5] = (source, source, identity, identity)
+    graph = space.lower(row[0].tolist())
+    signatures = [part.signature for part in space.catalog]
+    for part, count in zip(space.catalog, space.counts(row)[0], strict=True):
+        assert [found.signature for found in graph.blocks].count(part.signature) == count
+    assert {found.signature for found in graph.blocks} <= set(signatures)
+
+
 def test_counts_of_different_cells() -> None:
     space = pnas(blocks=3)
     one = space.seeds()
