@@ -321,8 +321,18 @@ class LatencyPredictor:
         sources = {name: cls._read(source) for name, source in record["sources"].items()}
         latency = _latencies(record["latency_ms"])
         own = _arrays(record["features"], len(latency))
-        scalings = [_Scaling(s["name"], np.array(s["mean"]), np.array(s["factor"])) for s in record["scalings"]]
-        return cls(scalings, _with_sources(own, sources), latency, sources)
+        measured = _with_sources(own, sources)
+        scalings = [
+            _Scaling(s["name"], np.array(s["mean"], dtype=float), np.array(s["factor"], dtype=float))
+            for s in record["scalings"]
+        ]
+        if [scaling.name for scaling in scalings] != list(measured):
+            raise ValueError("its scalings are of other features")
+        for scaling in scalings:
+            shape = measured[scaling.name].shape[1:]
+            if not all(x.shape == shape and np.isfinite(x).all() for x in (scaling.mean, scaling.factor)):
+                raise ValueError(f"its scaling of {scaling.name} is damaged")
+        return cls(scalings, measured, latency, sources)
 
 
 def choose_items(features: Features, count: int, *, candidates: int = 500, seed: int = 0) -> np.ndarray:

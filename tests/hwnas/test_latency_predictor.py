@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -143,5 +144,16 @@ def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
         LatencyPredictor.load(tmp_path / "bad.json")
     for content in ("", "{}", '{"format": "other"}', "[1]"):
         (tmp_path / "bad.json").write_text(content)
+        with pytest.raises(TableError, match="fit it again"):
+            LatencyPredictor.load(tmp_path / "bad.json")
+    whole = json.loads(good)
+    first, *others = whole["scalings"]
+    for scalings in (
+        [],
+        [{**first, "mean": 1.0}, *others],
+        [{**first, "factor": [float("nan")]}, *others],
+        [first, first],
+    ):
+        (tmp_path / "bad.json").write_text(json.dumps({**whole, "scalings": scalings}))
         with pytest.raises(TableError, match="fit it again"):
             LatencyPredictor.load(tmp_path / "bad.json")
