@@ -46,9 +46,10 @@ def main() -> None:
     if given.worker:
         work(given.kinds[0], range(given.first, given.first + given.inputs))
         return
-    rows = [supervise(kind, range(given.first, given.first + given.inputs)) for kind in given.kinds]
-    if not given.no_record:
-        append_rows("hostile_files", rows)
+    for kind in given.kinds:
+        row = supervise(kind, range(given.first, given.first + given.inputs))
+        if not given.no_record:
+            append_rows("hostile_files", [row])
 
 
 def supervise(kind: str, numbers: range) -> dict[str, Any]:

@@ -149,6 +149,10 @@ class Shapes:
 def _stays_short(graph: GraphProto, constants: dict[str, np.ndarray]) -> bool:
     """Whether lists of sizes stay short as they are joined: ONNX's inference carries them along, however long."""
     lengths: dict[str, int] = {}
+    for value in graph.input:
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if len(sizes) == 1 and sizes[0] > LARGEST_COMPUTED:
+            return False
     for node in graph.node:
         if node.op_type == "Concat" and node.output:
             total = 0

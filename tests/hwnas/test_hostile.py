@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,21 @@ import pytest
 from hwnas.latency_tables import DeviceRecord, LatencyTable, Row, find_table
 from hwnas.latency_tables.device import check_key
 from hwnas.run import Run, default_run_path
-from hwnas.spaces import ConfigError, Graph, HwnasError, ModelError, TableError
+from hwnas.spaces import ConfigError, Graph, HwnasError, ModelError, TableError, get_space
 from tests.hostile import TARGETS, _doubling, _growing, _onnx_seeds, _subgraphs, nested
+
+
+@contextlib.contextmanager
+def limited_memory(size: int) -> Iterator[None]:
+    """Let this process take so many bytes more than it has."""
+    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (has + size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
 
 COUNTS = {"onnx": 60, "predictor": 60}
 HOSTILE = ["..", "../x", "/etc/x", "a/../b", "a/b", "x\x00y", "~", "", ".", "C:x\\y", "a\nb", ".hidden", "x" * 300]
@@ -51,6 +66,19 @@ def test_models_that_would_grow() -> None:
             blow(model, np.random.default_rng(seed))
             with contextlib.suppress(HwnasError):
                 Graph.from_onnx(model.SerializeToString())
+
+
+def test_a_list_of_sizes_that_is_said_to_be_huge() -> None:
+    """The ends of a slice, two milliards of them by the file: they are not carried along one by one."""
+    space = get_space("shufflenet(resolution=16,width=0.25,depth=0.25)")
+    model = space.lower([0] * len(space.decisions)).to_onnx()
+    ends = [tensor for tensor in model.graph.initializer if tensor.name.endswith("/stop")]
+    assert ends
+    for tensor in ends:
+        tensor.dims[:] = [2**31 - 1]
+    with limited_memory(1 << 30), pytest.raises(ModelError) as refused:
+        Graph.from_onnx(model.SerializeToString())
+    assert "bad_alloc" not in str(refused.value)
 
 
 def test_data_outside_of_a_model_is_not_read(tmp_path: Path) -> None:
