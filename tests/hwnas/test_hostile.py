@@ -69,7 +69,7 @@ def test_models_that_would_grow() -> None:
 
 
 def test_a_list_of_sizes_that_is_said_to_be_huge() -> None:
-    """The ends of a slice, two milliards of them by the file: they are not carried along one by one."""
+    """The ends of a slice, two billion of them by the file: they are not carried along one by one."""
     space = get_space("shufflenet(resolution=16,width=0.25,depth=0.25)")
     model = space.lower([0] * len(space.decisions)).to_onnx()
     ends = [tensor for tensor in model.graph.initializer if tensor.name.endswith("/stop")]
