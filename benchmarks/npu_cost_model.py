@@ -14,9 +14,9 @@ the clock of that plan (``modelled``). Neither is silicon. Compared are, with th
 What is fitted is fitted without the space that it predicts. The last two learn from the networks of the other spaces
 and from those that ``hwnas profile --device vpu-npu3720`` (and so on) has drawn, each divided among its kernels by the
 compiler's plan; ``kernels, none of these spaces`` learns from the latter only, which is the predictor that ships.
-``a search's prices`` are what a search in that space goes by: rows of the table that ships, made of other networks of
-the space, or what is learned of kernels where there are none. Spearman is of all networks together, of each space, and
-as the mean over the spaces.
+``a search's prices`` are what a search in that space goes by: rows of the table that ships, or what is learned of
+kernels where there are none; networks that the table holds are left out there. Spearman is of all networks together, of
+each space, and as the mean over the spaces.
 
     HWNAS_DATA=DIR python benchmarks/npu_cost_model.py plan      # 20 minutes on one core; goes on where it was stopped
     HWNAS_DATA=DIR python benchmarks/npu_cost_model.py score
@@ -173,6 +173,8 @@ def predictions(
         result["MACs"][held] = macs[held] * np.median(truth[seen] / macs[seen])
         result["cost model, scaled"][held] = model[held] * np.median(truth[seen] / model[seen])
     rest = {str(space): [n for n, own in zip(networks, spaces, strict=True) if own != space] for space in SPACES}
+    result["a search's prices"] = searched(platform, found, resolution)
+    rest = {str(space): [n for n, own in zip(networks, spaces, strict=True) if own != space] for space in SPACES}
     result["a search's prices"] = np.zeros(len(found))
     for space in SPACES:
         priced = LatencyModel.from_table(_space(space, resolution), find_table(f"vpu-{platform}"))
@@ -193,6 +195,20 @@ def predictions(
     return result
 
 
+def searched(platform: str, found: list[tuple[str, list[int], dict[str, Any]]], resolution: int) -> np.ndarray:
+    """µs that a search goes by for every network; NaN for those that the table holds."""
+    result, spaces = np.full(len(found), np.nan), np.array([name for name, _, _ in found])
+    table = find_table(f"vpu-{platform}")
+    for name in SPACES:
+        space = _space(name, resolution)
+        held = {row.architecture for row in table.networks if row.space == space.spec}
+        held |= {tuple(row["architecture"]) for row in table.records("shares") if row["space"] == space.spec}
+        asked = [architecture for own, architecture, _ in found if own == name]
+        priced = 1e3 * LatencyModel.from_table(space, table).predict(np.array(asked))
+        result[spaces == name] = np.where([tuple(architecture) in held for architecture in asked], np.nan, priced)
+    return result
+
+
 def _divided(name: str, row: dict[str, Any]) -> DividedNetwork:
     placement = Placement(tuple(PlacedKernel(*kernel[:3]) for kernel in row["kernels"]), *row["moved"])
     return DividedNetwork(name, placement, tuple(kernel[3] / 1e3 for kernel in row["kernels"]), stable=True)
@@ -206,7 +222,8 @@ def score(arguments: argparse.Namespace) -> None:
         truth, spaces = np.array([row["compiler_us"] for _, _, row in found]), np.array([name for name, _, _ in found])
         for method, predicted in predictions(platform, found, arguments.resolution).items():
             off = np.abs(predicted / truth - 1)
-            groups = {"all": np.ones(len(found), bool)} | {space: spaces == space for space in SPACES}
+            known = np.isfinite(predicted)
+            groups = {"all": known} | {space: known & (spaces == space) for space in SPACES}
             alone = [float(spearmanr(predicted[groups[s]], truth[groups[s]]).statistic) for s in SPACES]
             for group, held in groups.items():
                 out.append(
