@@ -206,8 +206,8 @@ class PNAS(ScaledSpace, Growing):
             terms.append(Term((0, reads, does), table.reshape(-1, len(catalog))))
         other = [counted(signatures) - counted(structure[-1]) for signatures in same]
         for block in range(self.blocks):
-            shape = (counts, block + 2, block + 2, len(OPERATIONS), len(OPERATIONS))
-            table = np.zeros((*shape, len(catalog)), dtype=np.int64)
+            pairs = (counts, block + 2, block + 2, len(OPERATIONS), len(OPERATIONS))
+            table = np.zeros((*pairs, len(catalog)), dtype=np.int64)
             for source in range(block + 2):
                 table[max(0, block + 1 - self.fewest) :, source, source, IDENTITY, IDENTITY] = other[source >= 2]
             terms.append(Term((0, *range(4 * block + 1, 4 * block + 5)), table.reshape(-1, len(catalog))))
