@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--depth", type=float, default=0.375)
     parser.add_argument("--limit", type=int, default=2000, help="training images of the searches")
-    parser.add_argument("--steps", type=int, default=150, help="of the searches' weights, 64 inputs each")
+    parser.add_argument("--steps", type=int, default=400, help="of the searches' weights, 64 inputs each")
     parser.add_argument("--evaluations", type=int, default=64, help="of evolution")
     parser.add_argument("--final-limit", type=int, default=4000, help="training images of what was found")
     parser.add_argument("--final-epochs", type=int, default=3)

@@ -31,7 +31,7 @@ __all__ = ["Manas", "ManasLS"]
 
 #: A loss counts as this many spreads from the mean at most.
 FARTHEST = 3.0
-#: Steps that a search is taken to have before a share of it tells.
+#: Steps that a search is taken to have where nothing tells how many.
 STEPS = 1000
 
 
@@ -62,7 +62,7 @@ class _Agents(Probabilistic):
     def _horizon(self) -> float:
         """Steps that the search will have, as far as is known."""
         if self._elapsed:
-            return max(STEPS, self._steps / self._elapsed)
+            return self._steps / self._elapsed
         return float(self._total or STEPS)
 
     def _propose(self, count: int) -> list[Architecture]:

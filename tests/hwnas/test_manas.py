@@ -80,6 +80,20 @@ def test_choices_are_played_by_zipf() -> None:
 
 
 @pytest.mark.parametrize("name", ["manas", "manas-ls"])
+def test_a_short_search_that_says_how_much_of_it_is_over_learns_as_well(name: str) -> None:
+    """As in a supernet's training, which counts no evaluations."""
+    space = get_space("darts", resolution=8, channels=1, width=0.25)
+    strategy, steps = make_strategy(name, space, seed=0), 100
+    for step in range(steps):
+        strategy.advance(step / steps)
+        (architecture,) = strategy.ask(1)
+        strategy.tell([Evaluation(architecture, float(np.mean(np.array(architecture) == 5)))])
+    assert strategy.trace[-1]["entropy"] < strategy.trace[0]["entropy"]
+    assert strategy.recommendation is not None
+    assert strategy.recommendation.count(5) > 28 / 8
+
+
+@pytest.mark.parametrize("name", ["manas", "manas-ls"])
 def test_under_a_budget_only_what_fits_is_played(name: str) -> None:
     limits = ConstraintSet(["flops <= 60M"], SPACE)
     strategy = make_strategy(name, SPACE, limits.sampler(), seed=0)
