@@ -4,8 +4,9 @@
     HWNAS_DATA=DIR python benchmarks/cell_search.py searches --data cifar10-jpeg --methods darts manas random
     python benchmarks/cell_search.py summary
 
-``searches``: every method gets the same bound on FLOPs (the median of random cells with two edges a node), the same
-steps of weights, and a supernet of its own; with a task that reads no labels its weights, its parameters and the score
+``searches``: every method gets the same bound on FLOPs (the median of random cells with two edges a node), and a
+supernet of its own, trained by as many steps, `darts` excepted: its steps compute all operations of all edges, so
+it gets fewer and still takes the most time. With a task that reads no labels its weights, its parameters and the score
 of its candidates know images only. What it delivers is trained from scratch with labels, all alike: test
 accuracy of the epoch that was best on validation images. `random` is a random cell under the same bound, trained the
 same way, with all edges (as `manas` and `evolution` deliver) or with two edges a node (as `darts` does). The data
@@ -15,7 +16,7 @@ are those of ``labelfree.py``.
 of the means (the measure of "NAS evaluation is frustratingly hard", ICLR 2020), with a bootstrapped 95 % interval.
 
 Results: ``benchmarks/results/cell_search.csv`` and ``cell_search_summary.csv``. At the papers' scale: ``--resolution 32
---width 1 --depth 1 --limit 25000 --steps 20000 --final-limit 40000 --final-epochs 600``.
+--width 1 --depth 1 --limit 25000 --steps 20000 --mixture-steps 20000 --final-limit 40000 --final-epochs 600``.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ def bound_of(space: DARTS) -> str:
     return f"flops <= {np.median(macs) / 1e6:.3f}M"
 
 
+def steps_of(method: str, arguments: argparse.Namespace) -> int:
+    """Of the weights of a search's supernet."""
+    return int(arguments.mixture_steps if method == "darts" else arguments.steps)
+
+
 def deliver(method: str, task: str, seed: int, arguments: argparse.Namespace) -> tuple[tuple[int, ...], float]:
     """What one search delivers, and its CPU seconds."""
     import torch
@@ -73,7 +79,7 @@ def deliver(method: str, task: str, seed: int, arguments: argparse.Namespace) ->
     supernet = Supernet(made)
     strategy = make_strategy(method, space, sampler, seed=seed)
     strategy.expect(arguments.evaluations)
-    epochs = max(1, round(arguments.steps / examples.steps(64)))
+    epochs = max(1, round(steps_of(method, arguments) / examples.steps(64)))
     config = TrainConfig.supernet(epochs=epochs, batch_size=64, seed=seed, precision="float32", device="cpu")
     if strategy.shares_weights:
         train: Any = train_mixture if strategy.mixes else train_shared
@@ -105,7 +111,7 @@ def search(method: str, task: str, seed: int, arguments: argparse.Namespace) -> 
         "date": datetime.date.today().isoformat(),
         "data": arguments.data,
         "search_images": arguments.limit,
-        "search_steps": arguments.steps,
+        "search_steps": steps_of(method, arguments),
         "resolution": arguments.resolution,
         "width": arguments.width,
         "depth": arguments.depth,
@@ -196,6 +202,7 @@ def main() -> None:
     parser.add_argument("--depth", type=float, default=0.375)
     parser.add_argument("--limit", type=int, default=2000, help="training images of the searches")
     parser.add_argument("--steps", type=int, default=400, help="of the searches' weights, 64 inputs each")
+    parser.add_argument("--mixture-steps", type=int, default=150, help="of those of `darts`")
     parser.add_argument("--evaluations", type=int, default=64, help="of evolution")
     parser.add_argument("--final-limit", type=int, default=4000, help="training images of what was found")
     parser.add_argument("--final-epochs", type=int, default=3)

@@ -1,7 +1,8 @@
 """Networks whose latencies on phones Qualcomm publishes, rebuilt: widths, depths and sizes of the publications.
 
-Weights are random. Where the published file's graph is known to differ, the function says so. `NETWORKS` gives each
-the name under which its latencies are published (``model|component`` of the package ``qai-hub-models``).
+Weights are random. What is published begins with its image's normalisation where the package ``qai-hub-models`` says
+so, and so does what is rebuilt. Where the published file's graph is known to differ, the function says so. `NETWORKS`
+gives each the name under which its latencies are published (``model|component`` of that package).
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 from onnx_net import Net
 from zoo import (
     V3_LARGE,
     convnext,
     densenet,
     eights,
-    googlenet,
     mobilenet_v2,
     mobilenet_v3,
     regnet,
@@ -28,6 +30,36 @@ from zoo import (
 )
 
 from hwnas.spaces.graph import Graph
+
+#: How images of 0 to 1 are brought to what a network was trained on: operators and their constants, one a channel or
+#: one for all.
+IMAGENET = (("Sub", (0.485, 0.456, 0.406)), ("Div", (0.229, 0.224, 0.225)))
+HALVES = (("Sub", (0.498,) * 3), ("Div", (0.502,) * 3))
+TWICE = (("Mul", (2.0,)), ("Sub", (1.0,)))
+
+
+def prepared(
+    steps: tuple[tuple[str, tuple[float, ...]], ...], build: Callable[[], Graph | onnx.ModelProto]
+) -> onnx.ModelProto:
+    """A network that begins with these operators on its image."""
+    made = build()
+    model = made if isinstance(made, onnx.ModelProto) else made.to_onnx()
+    graph, image, nodes = model.graph, model.graph.input[0].name, []
+    last = image
+    for index, (op, values) in enumerate(steps):
+        constant, out = f"prepare{index}_constant", f"prepare{index}"
+        array = np.array(values, np.float32).reshape((1, -1, 1, 1) if len(values) > 1 else ())
+        graph.initializer.append(numpy_helper.from_array(array, constant))
+        nodes.append(helper.make_node(op, [last, constant], [out], out))
+        last = out
+    kept = list(graph.node)
+    for node in kept:
+        node.input[:] = [last if name == image else name for name in node.input]
+    del graph.node[:]
+    graph.node.extend([*nodes, *kept])
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    onnx.checker.check_model(model)
+    return model
 
 
 def bottlenecks(depths: tuple[int, ...], ratio: int, groups: int = 1) -> Graph:
@@ -73,6 +105,29 @@ def mobilenet_v4() -> onnx.ModelProto:
             y = net.conv(y, o, act=None)
             x = net.add(x, y) if s == 1 and net.channels[x] == o else y
     return net.model(net.linear(net.conv(net.mean(net.conv(x, 960)), 1280), 1000))
+
+
+def googlenet() -> onnx.ModelProto:
+    """As torchvision has it: windows of 3 where the paper has 5, and a last pooling of 2."""
+    net = Net((1, 3, 224, 224))
+    c = net.conv
+    x = net.pool(c(c(net.pool(c("input", 64, 7, 2)), 64), 192, 3))
+    rows = (
+        (64, 96, 128, 16, 32, 32),
+        (128, 128, 192, 32, 96, 64),
+        (192, 96, 208, 16, 48, 64),
+        (160, 112, 224, 24, 64, 64),
+        (128, 128, 256, 24, 64, 64),
+        (112, 144, 288, 32, 64, 64),
+        (256, 160, 320, 32, 128, 128),
+        (256, 160, 320, 32, 128, 128),
+        (384, 192, 384, 48, 128, 128),
+    )
+    for index, (one, before, three, before_third, third, pooled) in enumerate(rows):
+        x = net.pool(x) if index == 2 else net.pool(x, 2, 2, 0) if index == 7 else x
+        sides = c(c(x, before), three, 3), c(c(x, before_third), third, 3)
+        x = net.concat(c(x, one), *sides, c(net.pool(x, 3, 1), pooled))
+    return net.model(net.linear(net.mean(x), 1000))
 
 
 def inception_v3() -> onnx.ModelProto:
@@ -144,12 +199,12 @@ def posenet() -> onnx.ModelProto:
 
 
 def dncnn() -> onnx.ModelProto:
-    """Seventeen convolutions, without BatchNorm; the noise is subtracted."""
+    """Seventeen convolutions, without BatchNorm; the noise is subtracted, and the ends of the range are kept."""
     net = Net((1, 1, 256, 256))
     x = net.conv("input", 64, 3)
     for _ in range(15):
         x = net.conv(x, 64, 3)
-    return net.model(net.add("input", net.conv(x, 1, 3, act=None)))
+    return net.model(net.add("input", net.conv(x, 1, 3, act=None), act="hardtanh"))
 
 
 def quicksrnet(width: int, middle: int, tail: int = 0) -> onnx.ModelProto:
@@ -292,6 +347,7 @@ def _fused(net: Net, branches: list[str], target: int, width: int) -> str:
 
 
 def osnet() -> onnx.ModelProto:
+    """OSNet x1.0; what is published also brings its 512 results to length 1."""
     net = Net((1, 3, 256, 128))
 
     def block(x: str, o: int) -> str:
@@ -316,28 +372,30 @@ def osnet() -> onnx.ModelProto:
 
 #: published name to what builds the network
 NETWORKS: dict[str, Callable[[], Graph | onnx.ModelProto]] = {
-    "resnet18|ResNet18": partial(resnet, (2, 2, 2, 2), False),
-    "resnet50|ResNet50": partial(resnet, (3, 4, 6, 3), True),
-    "resnet101|ResNet101": partial(resnet, (3, 4, 23, 3), True),
-    "resnext50|ResNeXt50": partial(resnet, (3, 4, 6, 3), True, 224, 1.0, 4),
-    "resnext101|ResNeXt101": partial(bottlenecks, (3, 4, 23, 3), 4, 32),
-    "wideresnet50|WideResNet50": partial(bottlenecks, (3, 4, 6, 3), 2),
-    "mobilenet_v2|MobileNet-v2": mobilenet_v2,
-    "mobilenet_v3_large|MobileNet-v3-Large": partial(mobilenet_v3, V3_LARGE, 1280),
-    "mobilenet_v4|MobileNet-v4": mobilenet_v4,
-    "shufflenet_v2|Shufflenet-v2": partial(shufflenet_v2, (116, 232, 464, 1024)),
-    "squeezenet1_1|SqueezeNet-1.1": partial(squeezenet, False),
-    "googlenet|GoogLeNet": googlenet,
-    "inception_v3|Inception-v3": inception_v3,
-    "inception_v4|Inception-v4": inception_v4,
-    "densenet121|DenseNet-121": partial(densenet, (6, 12, 24, 16)),
-    "regnet|RegNet": partial(regnet, (2, 6, 15, 2), (96, 192, 432, 1008), 48),
-    "regnet_y_800mf|RegNet-Y-800MF": partial(regnet, (1, 3, 8, 2), (64, 144, 320, 784), 16, True),
-    "efficientnet_lite4|EfficientNet-Lite4": efficientnet_lite4,
-    "convnext_tiny|ConvNext-Tiny": partial(convnext, (3, 3, 9, 3), (96, 192, 384, 768)),
-    "vit|VIT": partial(vit, 768, 12, 12),
+    "resnet18|ResNet18": partial(prepared, IMAGENET, partial(resnet, (2, 2, 2, 2), False)),
+    "resnet50|ResNet50": partial(prepared, IMAGENET, partial(resnet, (3, 4, 6, 3), True)),
+    "resnet101|ResNet101": partial(prepared, IMAGENET, partial(resnet, (3, 4, 23, 3), True)),
+    "resnext50|ResNeXt50": partial(prepared, IMAGENET, partial(resnet, (3, 4, 6, 3), True, 224, 1.0, 4)),
+    "resnext101|ResNeXt101": partial(prepared, IMAGENET, partial(bottlenecks, (3, 4, 23, 3), 4, 32)),
+    "wideresnet50|WideResNet50": partial(prepared, IMAGENET, partial(bottlenecks, (3, 4, 6, 3), 2)),
+    "mobilenet_v2|MobileNet-v2": partial(prepared, IMAGENET, mobilenet_v2),
+    "mobilenet_v3_large|MobileNet-v3-Large": partial(prepared, IMAGENET, partial(mobilenet_v3, V3_LARGE, 1280)),
+    "mobilenet_v4|MobileNet-v4": partial(prepared, IMAGENET, mobilenet_v4),
+    "shufflenet_v2|Shufflenet-v2": partial(prepared, IMAGENET, partial(shufflenet_v2, (48, 96, 192, 1024))),
+    "squeezenet1_1|SqueezeNet-1.1": partial(prepared, IMAGENET, partial(squeezenet, False)),
+    "googlenet|GoogLeNet": partial(prepared, TWICE, googlenet),
+    "inception_v3|Inception-v3": partial(prepared, TWICE, inception_v3),
+    "inception_v4|Inception-v4": partial(prepared, TWICE, inception_v4),
+    "densenet121|DenseNet-121": partial(prepared, IMAGENET, partial(densenet, (6, 12, 24, 16))),
+    "regnet|RegNet": partial(prepared, IMAGENET, partial(regnet, (2, 6, 15, 2), (96, 192, 432, 1008), 48)),
+    "regnet_y_800mf|RegNet-Y-800MF": partial(
+        prepared, IMAGENET, partial(regnet, (1, 3, 8, 2), (64, 144, 320, 784), 16, True)
+    ),
+    "efficientnet_lite4|EfficientNet-Lite4": partial(prepared, HALVES, efficientnet_lite4),
+    "convnext_tiny|ConvNext-Tiny": partial(prepared, IMAGENET, partial(convnext, (3, 3, 9, 3), (96, 192, 384, 768))),
+    "vit|VIT": partial(prepared, IMAGENET, partial(vit, 768, 12, 12)),
     "yamnet|YamNet": yamnet,
-    "posenet_mobilenet|Posenet-Mobilenet": posenet,
+    "posenet_mobilenet|Posenet-Mobilenet": partial(prepared, TWICE, posenet),
     "dncnn|DnCNN": dncnn,
     "quicksrnetsmall|QuickSRNetSmall": partial(quicksrnet, 32, 2),
     "quicksrnetmedium|QuickSRNetMedium": partial(quicksrnet, 32, 5),
@@ -349,7 +407,7 @@ NETWORKS: dict[str, Callable[[], Graph | onnx.ModelProto]] = {
     "real_esrgan_x4plus|Real-ESRGAN-x4plus": rrdb_esrgan,
     "unet_segmentation|Unet-Segmentation": unet,
     "fcn_resnet50|FCN-ResNet50": fcn_resnet50,
-    "hrnet_pose|HRNetPose": partial(hrnet, 32, (1, 3, 256, 192), False),
-    "hrnet_face|HRNetFace": partial(hrnet, 18, (1, 3, 256, 256), True),
-    "osnet|OSNet": osnet,
+    "hrnet_pose|HRNetPose": partial(prepared, IMAGENET, partial(hrnet, 32, (1, 3, 256, 192), False)),
+    "hrnet_face|HRNetFace": partial(prepared, IMAGENET, partial(hrnet, 18, (1, 3, 256, 256), True)),
+    "osnet|OSNet": partial(prepared, IMAGENET, osnet),
 }

@@ -32,6 +32,9 @@ __all__ = ["METHODS", "QuantizeReport", "preparation", "quantize_for_timing", "q
 
 #: metadata that is no longer true of the int8 file
 STALE = tuple(PREFIX + key.replace("-", "_") for key in (*LATENCY_METHODS, "predicted", "accuracy", "method"))
+#: Operators that onnxruntime's quantiser leaves out unless it is told to: a chip of integers would compute them, and
+#: their constants, in floating point between two conversions.
+ALSO = ("DepthToSpace", "Div", "PRelu", "Sub")
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
@@ -227,6 +230,7 @@ def _quantise(
         QuantType,
         quantize_static,
     )
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     if method not in METHODS:
@@ -248,6 +252,7 @@ def _quantise(
                 per_channel=per_channel,
                 weight_type=QuantType.QInt8,
                 activation_type=QuantType.QUInt8,
+                op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry, *ALSO}),
                 calibrate_method=getattr(CalibrationMethod, METHODS[method]),
                 extra_options={"ForceQuantizeNoInputCheck": force_inputs},
             )
