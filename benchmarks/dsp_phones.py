@@ -1,15 +1,16 @@
-"""Claim: the schedule model of `dsp-qnn` ranks networks on phones as they were measured, and can be corrected.
+"""Claim: the schedule model of `dsp-qnn`, its rates learned, predicts networks on phones as they were measured.
 
 Qualcomm publishes latencies of int8 networks on its chips (package ``qai-hub-models``, BSD-3, read from its wheel;
 nothing of it is kept here). The networks that can be rebuilt (`phone_networks.py`) are compiled for each chip, and
-their latencies compared: the schedule model with one factor a phone; a line on multiply-accumulates and weight bytes
-fitted on the same phone; and three corrections learned from the program: non-negative weights of the schedule's time
-and each unit's busy time, shared by all phones; ridge regression; boosted trees. Everything is fitted without the
-network that it predicts, the last method without the phone instead.
+their latencies compared: the schedule model with rates learned for the chip; with the rates that it began with and one
+factor a phone, and with a regression or boosted trees on top of these; a line on multiply-accumulates and weight bytes
+fitted on the same phone. Everything is fitted without the network that it predicts, the last method
+without the phone instead. What the same networks take by Qualcomm's two other runtimes says how far the published
+numbers agree with themselves.
 
     python -m pip download --no-deps -d DIR qai-hub-models==0.65.0
     python benchmarks/dsp_phones.py compile --work DIR        # an hour on two free cores; goes on where it was stopped
-    python benchmarks/dsp_phones.py score --work DIR          # needs PyYAML
+    python benchmarks/dsp_phones.py score --work DIR          # a quarter of an hour; needs PyYAML
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import gzip
-import inspect
 import json
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from hashlib import sha256
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,27 +37,36 @@ from scipy.stats import kendalltau, spearmanr
 from sklearn.linear_model import RidgeCV
 from xgboost import XGBRegressor
 
-from hwnas.profilers import qnn_schedule, qnn_schematic
+from hwnas.profilers.qnn_chips import CHIPS
 from hwnas.profilers.qnn_compile import qnn_job
-from hwnas.profilers.qnn_schedule import RATES, schedule
-from hwnas.profilers.qnn_schematic import read_schematic
+from hwnas.profilers.qnn_schedule import Rates, schedule
+from hwnas.profilers.qnn_schematic import Schematic, read_schematic
 from hwnas.quantize import quantize_for_timing
 from hwnas.spaces.errors import ModelError
 from hwnas.spaces.files import atomic_write
 from hwnas.spaces.onnx_reader import read_onnx
 
-#: Published phone to its chip.
-PHONES = {
+#: Published phone or board to its chip.
+DEVICES = {
     "Samsung Galaxy S22 5G": 36,
     "QCS8550 (Proxy)": 43,
     "Samsung Galaxy S24": 57,
     "Samsung Galaxy S25": 69,
     "Samsung Galaxy S26": 87,
+    "Snapdragon X Elite CRD": 60,
+    "Dragonwing IQ-9075 EVK": 77,
+    "Dragonwing Q-6690 MTP": 78,
+    "Snapdragon 7 Gen 4 QRD": 86,
+    "Snapdragon X2 Elite CRD": 88,
+    "Dragonwing RB3 Gen 2 Vision Kit": 93,
 }
-RUNTIME, PRECISION = "onnx", "w8a8"
-#: what a correction sees: the modelled time, and of that the busy time of each unit, in microseconds
-FEATURES = ("total_us", "dma", "hmx", "hvx")
+RUNTIME, OTHERS, PRECISION = "onnx", ("qnn_dlc", "tflite"), "w8a8"
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
+#: Round numbers of the right size, from which learning starts.
+START = Rates(dma_bytes=50e3, hmx_macs=20e6, hvx_bytes=50e3, division_bytes=10e3, operator_us=0.1, call_us=60.0)
+LEARNED = ("dma_bytes", "hmx_macs", "hvx_bytes", "division_bytes", "operator_us")
+#: Rounds of learning: replay all programs, fit the rates to what was critical.
+ROUNDS = 8
 
 
 # ---------------------------------------------------------------------- compiling
@@ -75,13 +84,13 @@ def quantised(name: str, work: Path) -> tuple[bytes, dict[str, float]]:
     return file.read_bytes(), json.loads(facts.read_text())
 
 
-def compile_all(work: Path, only: list[str], phones: int) -> None:
-    """Keep the program of each network and each of the first chips in the work folder."""
+def compile_all(work: Path, only: list[str], chips: list[int]) -> None:
+    """Keep the program of each network and chip in the work folder."""
     work.mkdir(parents=True, exist_ok=True)
     for name in NETWORKS:
         if only and not any(part in name for part in only):
             continue
-        for soc in list(PHONES.values())[:phones]:
+        for soc in chips:
             kept = program_file(work, name, soc)
             if kept.exists() or kept.with_suffix(".error").exists():
                 continue
@@ -101,55 +110,34 @@ def program_file(work: Path, name: str, soc: int) -> Path:
     return work / f"{name.split('|')[0]}.{soc}.gz"
 
 
-def model_version() -> str:
-    """Of what computes features: what was computed by other code is computed again."""
-    sources = [inspect.getsource(module) for module in (qnn_schedule, qnn_schematic)]
-    return sha256("".join([*sources, inspect.getsource(count)]).encode()).hexdigest()[:12]
-
-
-def features(file: Path) -> dict[str, float]:
-    """What `count` says of a kept program, from beside it if that was done before."""
-    kept = file.with_suffix(f".{model_version()}.features")
-    if not kept.exists():
-        kept.write_text(json.dumps(count(file)))
-    return dict(json.loads(kept.read_text()))
-
-
-def count(file: Path) -> dict[str, float]:
-    """What a program comes to, and what the schedule model says of it."""
+def read_program(file: Path) -> Schematic:
+    """A kept program."""
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "schematic")
         plain.write_bytes(gzip.decompress(file.read_bytes()))
-        program = read_schematic(plain)
-    found = schedule(program)
-    row: dict[str, float] = {"total_us": found.total_us, **found.busy_us, "forced": found.forced}
-    issued = [program.operators[number] for number in program.issued]
-    row["ddr_bytes"] = sum(operator.ddr_bytes for operator in issued)
-    for unit in ("hmx", "hvx"):
-        own = [operator for operator in issued if operator.unit == unit]
-        row[f"n_{unit}"], row[f"{unit}_bytes"] = len(own), sum(operator.vtcm_bytes for operator in own)
-    row["hmx_macs"] = sum(operator.macs for operator in issued)
-    return row
+        return read_schematic(plain)
 
 
 # ---------------------------------------------------------------------- scoring
 
 
-def published(work: Path) -> dict[tuple[str, str], float]:
+@cache
+def published(work: Path, runtime: str = RUNTIME) -> dict[tuple[str, str], float]:
     """Milliseconds by network and phone, where all layers ran on the processor."""
     import yaml
 
     wheel = next(work.glob("qai_hub_models-*.whl"), None)
     if wheel is None:
         raise SystemExit(f"download the wheel first: python -m pip download --no-deps -d {work} qai-hub-models==0.65.0")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     found = {}
     with zipfile.ZipFile(wheel) as archive:
         for name in NETWORKS:
             model, component = name.split("|")
             text = archive.read(f"qai_hub_models/models/{model}/perf.yaml")
-            parts = yaml.safe_load(text)["precisions"].get(PRECISION, {}).get("components", {})
+            parts = yaml.load(text, loader)["precisions"].get(PRECISION, {}).get("components", {})
             for phone, runtimes in parts.get(component, {}).get("performance_metrics", {}).items():
-                entry = runtimes.get(RUNTIME, {})
+                entry = runtimes.get(runtime, {})
                 layers, ms = entry.get("layer_counts") or {}, entry.get("inference_time_milliseconds")
                 if ms and layers.get("npu") == layers.get("total"):
                     found[name, phone] = float(ms)
@@ -179,25 +167,58 @@ def left_out(fit: Callable[[np.ndarray], Callable[[int], float]], count: int, gr
     return result
 
 
-def weigh(parts: np.ndarray, y: np.ndarray, phones: np.ndarray) -> tuple[np.ndarray, dict[int, float]]:
-    """Non-negative weights of columns, the same for all phones, and a factor for each phone, of geometric mean 1."""
-    factors = dict.fromkeys(np.unique(phones).tolist(), 1.0)
-    for _ in range(20):
-        scaled = parts * np.array([factors[phone] for phone in phones.tolist()])[:, None]
-        weights, _ = nnls(scaled / y[:, None], np.ones(len(y)))
-        ratio = y / (parts @ weights)
-        factors = {phone: float(np.median(ratio[phones == phone])) for phone in factors}
-    mean = float(np.exp(np.mean(np.log(list(factors.values())))))
-    return weights * mean, {phone: factor / mean for phone, factor in factors.items()}
+def learn(programs: list[Schematic], us: np.ndarray) -> Rates:
+    """Rates of the schedule model for one chip.
+
+    What is critical depends on the rates, so they are found in rounds: replay the programs, take what was critical as
+    linear in the rates' inverses, fit these without letting any be negative (absolute relative errors count, by
+    weights), and go half the way there.
+    """
+    rates = START
+    for _ in range(ROUNDS):
+        runs = [schedule(program, rates) for program in programs]
+        total = np.array([run.total_us for run in runs]) + rates.call_us
+        scale = float(np.median(us / total))
+        now = np.array([*(_cost(rates, name) for name in LEARNED), rates.call_us])
+        parts = np.array([[*(run.critical[name] for name in LEARNED), 1.0] for run in runs]) * now
+        # each column in units of what it costs now, and held there by rows that count like three networks in ten
+        columns, goal = scale * parts / us[:, None], 1 - scale * (total - parts.sum(axis=1)) / us
+        hold, found = 0.3 * np.eye(len(now)), np.ones(len(now))
+        for _ in range(15):
+            weight = 1 / np.sqrt(np.maximum(np.abs(columns @ found - goal), 0.03))
+            rows = np.vstack([columns * weight[:, None], hold])
+            found, _ = nnls(rows, np.concatenate([goal * weight, hold.sum(axis=0)]))
+        costs = now * scale * np.sqrt(np.maximum(found, 1e-3))
+        named = dict(zip((*LEARNED, "call_us"), costs.tolist(), strict=True))
+        rates = Rates(**{name: cost if name.endswith("_us") else 1 / cost for name, cost in named.items()})
+    return rates
 
 
-def busy_times(x: np.ndarray, y: np.ndarray, phones: np.ndarray) -> Callable[[np.ndarray], Callable[[int], float]]:
-    """Weights of a constant and the busy times: what `CORRECTION` and the factors of the chips are."""
-    parts = np.column_stack([np.ones(len(y)), x])
+def _cost(rates: Rates, name: str) -> float:
+    value = float(getattr(rates, name))
+    return value if name.endswith("_us") else 1 / value
+
+
+def learned(rows: list[dict[str, Any]]) -> Callable[[np.ndarray], Callable[[int], float]]:
+    """Milliseconds by rates that were learned from other rows of the same chip.
+
+    If there are none, the rates are those of the chip whose architecture is nearest, the older of two.
+    """
+    versions = {soc: CHIPS[soc].hexagon for soc in DEVICES.values()}
 
     def fit(train: np.ndarray) -> Callable[[int], float]:
-        weights, factors = weigh(parts[train], y[train], phones[train])
-        return lambda index: float(parts[index] @ weights) * factors.get(int(phones[index]), 1.0)
+        @cache
+        def rates_of(soc: int) -> Rates:
+            seen = {rows[index]["soc"] for index in train}
+            chosen = min(seen, key=lambda other: (other != soc, abs(versions[other] - versions[soc]), versions[other]))
+            own = [rows[index] for index in train if rows[index]["soc"] == chosen]
+            return learn([row["program"] for row in own], np.array([row["ms"] for row in own]) * 1e3)
+
+        def predict(index: int) -> float:
+            rates = rates_of(rows[index]["soc"])
+            return (schedule(rows[index]["program"], rates).total_us + rates.call_us) / 1e3
+
+        return predict
 
     return fit
 
@@ -226,22 +247,34 @@ def trees(x: np.ndarray, y: np.ndarray) -> Any:
     ).fit(x, y)
 
 
-def score(work: Path) -> None:
-    """Print and record how far each method is off."""
+def rows_of(work: Path) -> list[dict[str, Any]]:
+    """What was published, beside the program that was compiled, for each network and phone that has both."""
     ms = published(work)
-    rows: list[dict[str, Any]] = [
-        {"network": name, "phone": phone, "ms": ms[name, phone], **quantised(name, work)[1], **features(file)}
+    return [
+        {
+            "network": name,
+            "phone": phone,
+            "soc": soc,
+            "ms": ms[name, phone],
+            **quantised(name, work)[1],
+            "program": read_program(file),
+        }
         for name in NETWORKS
-        for phone, soc in PHONES.items()
+        for phone, soc in DEVICES.items()
         if (name, phone) in ms and (file := program_file(work, name, soc)).exists()
     ]
+
+
+def predictions(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Milliseconds of each row by each method, which saw no row of its network, or of its phone."""
     measured = np.array([row["ms"] for row in rows])
     networks = np.unique([row["network"] for row in rows], return_inverse=True)[1]
-    names, phones = np.unique([row["phone"] for row in rows], return_inverse=True)
-    modelled = np.array([row["total_us"] + RATES.call_us for row in rows]) / 1e3
+    phones = np.unique([row["phone"] for row in rows], return_inverse=True)[1]
+    runs = [schedule(row["program"], START) for row in rows]
+    modelled = np.array([run.total_us + START.call_us for run in runs]) / 1e3
     cost = np.array([[1e6, row["macs"] / 1e3, row["weights"]] for row in rows]) / 1e6
     ratio = np.log(measured / modelled)
-    busy = np.array([[row[name] for name in FEATURES] for row in rows]) / 1e3
+    busy = np.array([[run.total_us, *run.busy_us.values()] for run in runs]) / 1e3
     # scale-free: how large the program is, and how its units share the work
     x = np.log(np.column_stack([busy[:, 0], busy[:, 1:] / busy[:, :1] + 1e-3, cost[:, 1:] / busy[:, :1] + 1e-3]))
     x = (x - x.mean(0)) / x.std(0)
@@ -258,75 +291,95 @@ def score(work: Path) -> None:
             fits[phone] = np.linalg.lstsq(cost[own] / measured[own, None], np.ones(len(own)), rcond=None)[0]
         return lambda index: max(float(cost[index] @ fits[phones[index]]), 1e-3)
 
-    count = len(rows)
-    methods = {
-        "schedule, a factor a phone": left_out(factor, count, networks),
+    count, by_rates = len(rows), learned(rows)
+    return {
+        "learned rates": left_out(by_rates, count, networks),
+        "first rates, a factor a phone": left_out(factor, count, networks),
+        "first rates and ridge": modelled * np.exp(left_out(from_levels(x, ratio, phones, ridge), count, networks)),
+        "first rates and trees": modelled * np.exp(left_out(from_levels(x, ratio, phones, trees), count, networks)),
         "line on MACs and weight bytes": left_out(line, count, networks),
-        "weights of busy times": left_out(busy_times(busy, measured, phones), count, networks),
-        "schedule and ridge": modelled * np.exp(left_out(from_levels(x, ratio, phones, ridge), count, networks)),
-        "schedule and trees": modelled * np.exp(left_out(from_levels(x, ratio, phones, trees), count, networks)),
-        "weights of busy times, phone unseen": left_out(busy_times(busy, measured, phones), count, phones),
+        "learned rates, phone unseen": left_out(by_rates, count, phones),
     }
+
+
+def score(work: Path) -> None:
+    """Print and record how far each method is off, and the rates that all rows of a chip give."""
+    rows = rows_of(work)
     facts = {
         "date": datetime.date.today().isoformat(),
-        "published": "qai-hub-models 0.65.0, w8a8, onnx",
+        "published": f"qai-hub-models 0.65.0, {PRECISION}, {RUNTIME}",
         "compiler": f"onnxruntime-qnn {version('onnxruntime-qnn')}",
     }
-    out = []
-    print(f"{len(set(networks))} networks, {len(names)} phones, {count} latencies; every network left out in turn")
-    print(f"{'phone':<34}{'method':<36}{'n':>4}{'MAPE':>8}{'median':>8}{'worst':>8}{'≤10 %':>8}{'ρ':>7}{'τ':>7}")
-    for method, predicted in methods.items():
-        for phone in (*range(len(names)), -1):
-            own = phones == phone if phone >= 0 else np.ones(count, bool)
-            found = errors(predicted[own], measured[own])
-            if phone < 0:  # ranks of one phone among another's mean nothing: their mean instead
+    for phone, soc in DEVICES.items():
+        own = [row for row in rows if row["phone"] == phone]
+        rates = learn([row["program"] for row in own], np.array([row["ms"] for row in own]) * 1e3)
+        print(soc, {name: float(f"{getattr(rates, name):.3g}") for name in (*LEARNED, "call_us")}, flush=True)
+    measured, phones = np.array([row["ms"] for row in rows]), [row["phone"] for row in rows]
+    found = predictions(rows)
+    out = judged(found, measured, phones)
+    for other in OTHERS:
+        out += judged(
+            {f"published by {other}, a factor a phone": by_runtime(rows, published(work, other))}, measured, phones
+        )
+    append_rows("dsp_phones", [{**facts, **row} for row in out])
+    append_rows("dsp_phones_networks", [{**facts, **row} for row in of_networks(rows, found, measured)])
+
+
+def by_runtime(rows: list[dict[str, Any]], other: dict[tuple[str, str], float]) -> np.ndarray:
+    """What is published of each row by another runtime, brought to this one's level on the phone; nan if nothing is."""
+    values = np.array([other.get((row["network"], row["phone"]), np.nan) for row in rows])
+    ratio = values / np.array([row["ms"] for row in rows])
+    phones = np.array([row["phone"] for row in rows])
+    for phone in np.unique(phones):
+        values[phones == phone] /= np.nanmedian(ratio[phones == phone])
+    return values
+
+
+def judged(found: dict[str, np.ndarray], measured: np.ndarray, phones: list[str]) -> list[dict[str, Any]]:
+    """How far each method is off on each phone, and on all: printed, and as rows."""
+    rows: list[dict[str, Any]] = []
+    print(f"{'phone':<34}{'method':<40}{'n':>4}{'MAPE':>8}{'median':>8}{'worst':>8}{'≤10 %':>8}{'ρ':>7}{'τ':>7}")
+    for method, predicted in found.items():
+        for phone in (*sorted(set(phones)), "all"):
+            own = np.array([phone in (name, "all") for name in phones]) & np.isfinite(predicted)
+            error = errors(predicted[own], measured[own])
+            if phone == "all":  # ranks of one phone among another's mean nothing: their mean instead
                 for rank in ("spearman", "kendall"):
-                    found[rank] = float(np.mean([row[rank] for row in out if row["method"] == method]))
-            label = "all" if phone < 0 else str(names[phone])
-            factor_ = "" if phone < 0 else round(float(np.exp(np.median(ratio[own]))), 3)
-            soc = "" if phone < 0 else PHONES[label]
-            record = {
-                **facts,
-                "phone": label,
-                "soc": soc,
-                "factor": factor_,
+                    error[rank] = float(np.mean([row[rank] for row in rows if row["method"] == method]))
+            row = {
+                "phone": phone,
+                "soc": DEVICES.get(phone, ""),
                 "method": method,
                 "networks": int(own.sum()),
             }
-            out.append({**record, **{key: round(value, 4) for key, value in found.items()}})
+            rows.append({**row, **{key: round(value, 4) for key, value in error.items()}})
             print(
-                f"{label:<34}{method:<36}{own.sum():>4}{found['mape']:>8.1%}{found['median_error']:>8.1%}"
-                f"{found['worst']:>8.0%}{found['within_10']:>8.0%}{found['spearman']:>7.3f}{found['kendall']:>7.3f}"
+                f"{phone:<34}{method:<40}{own.sum():>4}{error['mape']:>8.1%}{error['median_error']:>8.1%}"
+                f"{error['worst']:>8.0%}{error['within_10']:>8.0%}{error['spearman']:>7.3f}{error['kendall']:>7.3f}",
+                flush=True,
             )
-    append_rows("dsp_phones", out)
-    weights, factors = weigh(np.column_stack([np.ones(count), busy]), measured, phones)
-    named = dict(zip(("constant", *FEATURES), weights.round(4).tolist(), strict=True))
-    print("weights, fitted on all of them:", named)
-    print("factors:", {PHONES[str(names[phone])]: round(factor, 3) for phone, factor in factors.items()})
-    detail = []
-    for name in NETWORKS:
+    return rows
+
+
+def of_networks(rows: list[dict[str, Any]], found: dict[str, np.ndarray], measured: np.ndarray) -> list[dict[str, Any]]:
+    """The median error over the phones of each network, by each method."""
+    result = []
+    for name in dict.fromkeys(row["network"] for row in rows):
         own = [index for index, row in enumerate(rows) if row["network"] == name]
-        if own:
-            detail.append(
-                {
-                    **facts,
-                    "network": name.split("|")[0],
-                    "phones": len(own),
-                    **{m: round(float(np.median(p[own] / measured[own] - 1)), 4) for m, p in methods.items()},
-                }
-            )
-    append_rows("dsp_phones_networks", detail)
+        medians = {method: round(float(np.median(p[own] / measured[own] - 1)), 4) for method, p in found.items()}
+        result.append({"network": name.split("|")[0], "phones": len(own), **medians})
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", choices=("compile", "score"))
-    parser.add_argument("--work", type=Path, required=True, help="folder of int8 files, features and the wheel")
+    parser.add_argument("--work", type=Path, required=True, help="folder of int8 files, programs and the wheel")
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of networks")
-    parser.add_argument("--phones", type=int, default=len(PHONES), help="compile for so many of them")
+    parser.add_argument("--chips", nargs="*", type=int, default=list(DEVICES.values()), help="their ids")
     given = parser.parse_args()
     if given.step == "compile":
-        compile_all(given.work, given.only, given.phones)
+        compile_all(given.work, given.only, given.chips)
     else:
         score(given.work)
 

@@ -14,10 +14,12 @@ class Net:
     ----------
     shape
         Of the input, ``(1, channels, height, width)``.
+    gain
+        Variance that random weights bring: 2 keeps that of rectified numbers, less is for networks that add up.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        self._shape, self._nodes, self._weights = shape, [], []
+    def __init__(self, shape: tuple[int, int, int, int], gain: float = 2.0) -> None:
+        self._shape, self._gain, self._nodes, self._weights = shape, gain, [], []
         self._rng = np.random.default_rng(0)
         self.channels = {"input": shape[1]}
 
@@ -34,7 +36,7 @@ class Net:
 
     def _random(self, *shape: int) -> str:
         fan = max(1, int(np.prod(shape[1:])))
-        return self._weight(self._rng.standard_normal(shape, dtype=np.float32) * np.float32((2 / fan) ** 0.5))
+        return self._weight(self._rng.standard_normal(shape, dtype=np.float32) * np.float32((self._gain / fan) ** 0.5))
 
     def conv(
         self,
@@ -81,6 +83,12 @@ class Net:
             slope = self._weight(np.full((self.channels[x], 1, 1), 0.25, np.float32))
             return self._add("PRelu", [x, slope], self.channels[x])
         return self._add({"relu": "Relu", "sigmoid": "Sigmoid", "leaky": "LeakyRelu"}[kind], [x], self.channels[x])
+
+    def norm(self, x: str, act: str | None = "relu") -> str:
+        """BatchNorm that no convolution precedes."""
+        o = self.channels[x]
+        scales = [self._weight(np.full(o, value, np.float32)) for value in (1, 0.1, 0, 1)]
+        return self.act(self._add("BatchNormalization", [x, *scales], o), act)
 
     def add(self, *xs: str, act: str | None = None) -> str:
         total = xs[0]

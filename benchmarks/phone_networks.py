@@ -17,7 +17,6 @@ from onnx_net import Net
 from zoo import (
     V3_LARGE,
     convnext,
-    densenet,
     eights,
     mobilenet_v2,
     mobilenet_v3,
@@ -177,6 +176,21 @@ def inception_v4() -> onnx.ModelProto:
     return net.model(net.linear(net.mean(x), 1000))
 
 
+def densenet() -> onnx.ModelProto:
+    """DenseNet-121 as torchvision has it: every layer joins all that came before anew."""
+    net = Net((1, 3, 224, 224))
+    x = net.pool(net.conv("input", 64, 7, 2))
+    for stage, depth in enumerate((6, 12, 24, 16)):
+        if stage:
+            x = net.pool(net.conv(net.norm(x), net.channels[x] // 2, act=None), 2, 2, 0, "Average")
+        features = [x]
+        for _ in range(depth):
+            joined = features[0] if len(features) == 1 else net.concat(*features)
+            features.append(net.conv(net.conv(net.norm(joined), 128), 32, 3, act=None))
+        x = net.concat(*features)
+    return net.model(net.linear(net.mean(net.norm(x)), 1000))
+
+
 def yamnet() -> onnx.ModelProto:
     """MobileNetV1 on a spectrogram of 96 × 64."""
     net = Net((1, 1, 96, 64))
@@ -207,33 +221,39 @@ def dncnn() -> onnx.ModelProto:
     return net.model(net.add("input", net.conv(x, 1, 3, act=None), act="hardtanh"))
 
 
-def quicksrnet(width: int, middle: int, tail: int = 0) -> onnx.ModelProto:
-    """QuickSRNet, four times larger."""
+def quicksrnet(width: int, middle: int, anchored: bool = False) -> onnx.ModelProto:
+    """QuickSRNet, four times larger; `anchored` adds the image, each pixel sixteen times."""
     net = Net((1, 3, 128, 128))
     x = net.conv("input", width, 3, act="hardtanh")
-    for _ in range(middle + tail):
+    for _ in range(middle):
         x = net.conv(x, width, 3, act="hardtanh")
-    return net.model(net.to_space(net.conv(x, 48, 3, act=None), 4))
+    x = net.conv(x, 48, 3, act=None)
+    if anchored:
+        x = net.add(net.conv("input", 48, act=None), x)
+    return net.model(net.to_space(net.act(x, "hardtanh"), 4))
 
 
 def sesr() -> onnx.ModelProto:
-    """SESR-M5 with its blocks collapsed, four times larger."""
+    """SESR-M5, four times larger: its blocks are published as they are trained, widened to 256 channels inside."""
     net = Net((1, 3, 128, 128))
-    first = x = net.conv("input", 16, 5, act="prelu")
+
+    def block(x: str, o: int, k: int) -> str:
+        return net.conv(net.conv(x, 256, k, act=None), o, act=None)
+
+    first = x = net.act(block("input", 16, 5), "relu")
     for _ in range(5):
-        x = net.conv(x, 16, 3, act="prelu")
-    return net.model(net.to_space(net.conv(net.add(x, first), 48, 5, act=None), 4))
+        x = net.add(x, block(x, 16, 3), act="relu")
+    x = net.add(block(net.add(x, first), 48, 5), net.conv("input", 48, act=None))
+    return net.model(net.to_space(x, 4))
 
 
 def xlsr() -> onnx.ModelProto:
     """XLSR: three blocks of grouped convolutions, four groups of eight channels."""
     net = Net((1, 3, 128, 128))
     side = net.conv("input", 16, 3, act=None)
-    x = net.conv("input", 32, 3, act=None)
+    x = net.conv(net.conv("input", 32, 3), 32, act=None)
     for _ in range(3):
-        parts = [net.conv(net.slice(x, 8 * g, 8 * g + 8), 8, 3, act=None) for g in range(4)]
-        y = net.act(net.concat(*parts), "relu")
-        x = net.conv(y, 32, act=None)
+        x = net.conv(net.conv(x, 32, 3, g=4), 32, act=None)
     x = net.conv(net.conv(net.concat(x, side), 32), 48, 3, act=None)
     return net.model(net.act(net.to_space(x, 4), "hardtanh"))
 
@@ -348,7 +368,7 @@ def _fused(net: Net, branches: list[str], target: int, width: int) -> str:
 
 def osnet() -> onnx.ModelProto:
     """OSNet x1.0; what is published also brings its 512 results to length 1."""
-    net = Net((1, 3, 256, 128))
+    net = Net((1, 3, 256, 128), gain=1.0)
 
     def block(x: str, o: int) -> str:
         middle, streams = o // 4, []
@@ -386,7 +406,7 @@ NETWORKS: dict[str, Callable[[], Graph | onnx.ModelProto]] = {
     "googlenet|GoogLeNet": partial(prepared, TWICE, googlenet),
     "inception_v3|Inception-v3": partial(prepared, TWICE, inception_v3),
     "inception_v4|Inception-v4": partial(prepared, TWICE, inception_v4),
-    "densenet121|DenseNet-121": partial(prepared, IMAGENET, partial(densenet, (6, 12, 24, 16))),
+    "densenet121|DenseNet-121": partial(prepared, IMAGENET, densenet),
     "regnet|RegNet": partial(prepared, IMAGENET, partial(regnet, (2, 6, 15, 2), (96, 192, 432, 1008), 48)),
     "regnet_y_800mf|RegNet-Y-800MF": partial(
         prepared, IMAGENET, partial(regnet, (1, 3, 8, 2), (64, 144, 320, 784), 16, True)
@@ -399,7 +419,7 @@ NETWORKS: dict[str, Callable[[], Graph | onnx.ModelProto]] = {
     "dncnn|DnCNN": dncnn,
     "quicksrnetsmall|QuickSRNetSmall": partial(quicksrnet, 32, 2),
     "quicksrnetmedium|QuickSRNetMedium": partial(quicksrnet, 32, 5),
-    "quicksrnetlarge|QuickSRNetLarge": partial(quicksrnet, 64, 11, 1),
+    "quicksrnetlarge|QuickSRNetLarge": partial(quicksrnet, 64, 11, True),
     "sesr_m5|SESR-M5": sesr,
     "xlsr|XLSR": xlsr,
     "srgan|SRGAN": srresnet,

@@ -30,7 +30,7 @@ from hwnas.profilers.onnxruntime_session import OnnxRuntimeProfiler
 from hwnas.profilers.protocol import Protocol
 from hwnas.profilers.qnn_chips import Chip, find_chip
 from hwnas.profilers.qnn_compile import LIMIT_S, check_taken, compile_model, qnn_job, write_context
-from hwnas.profilers.qnn_schedule import CORRECTION, Schedule, schedule
+from hwnas.profilers.qnn_schedule import Schedule, schedule
 from hwnas.profilers.qnn_schematic import node_cycles
 from hwnas.profilers.qnn_session import PACKAGE, PROVIDER, missing_package, qnn_options, session_on_qnn
 from hwnas.profilers.qnn_worker import CSV
@@ -150,7 +150,7 @@ class DspQnn(OfChip):
             threads=self.threads,
             batch=self.batch,
             method=self.method,
-            protocol={"factor": self.chip.factor, "factor_fitted": self.chip.fitted, **asdict(CORRECTION)},
+            protocol={"rates_fitted": self.chip.fitted, **asdict(self.chip.rates)},
         )
 
     def measure(self, model: Model, protocol: Protocol | None = None) -> Measurement:
@@ -161,16 +161,17 @@ class DspQnn(OfChip):
         ModelError
             If it is not quantised, or Qualcomm's compiler does not make one program of it.
         """
-        ms = max(FLOOR_MS, self.chip.factor * sum(self.schedule(model).corrected_us().values()) / 1e3)
+        ms = max(FLOOR_MS, self.schedule(model).total_us / 1e3)
         return Measurement(ms, ms, ms, repeats=1, stable=True, method=self.method)
 
     def schedule(self, model: Model) -> Schedule:
-        """The modelled run of the model's program, before the correction and the chip's factor."""
+        """The modelled run of the model's program."""
         data = as_bytes(model)
         check_quantised(data, self.key)
         name = sha256(data).digest()
         if name not in self._schedules:
-            self._schedules[name] = schedule(compile_model(data, self.chip.soc_model, limit_s=self.limit_s).schematic)
+            program = compile_model(data, self.chip.soc_model, limit_s=self.limit_s).schematic
+            self._schedules[name] = schedule(program, self.chip.rates)
             while len(self._schedules) > _KEPT:
                 self._schedules.popitem(last=False)
         return self._schedules[name]
@@ -186,7 +187,7 @@ class DspQnn(OfChip):
             As `measure`, and if the program's names cannot be traced back.
         """
         data = as_bytes(model)
-        return layer_shares(data, self.schedule(data).corrected_us(), nodes)
+        return layer_shares(data, self.schedule(data).layers_us(), nodes)
 
 
 class Snapdragon(OnnxRuntimeProfiler):

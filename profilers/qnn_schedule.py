@@ -13,64 +13,38 @@ from dataclasses import dataclass
 
 from hwnas.profilers.qnn_schematic import Operator, Schematic
 
-__all__ = ["CORRECTION", "RATES", "Correction", "Rates", "Schedule", "schedule"]
+__all__ = ["Rates", "Schedule", "schedule"]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The constants of the model; bytes and products are per microsecond.
+    """The constants of the model for one chip; bytes and products are per microsecond.
 
     Attributes
     ----------
     dma_bytes
         Main memory, through the transfer engine.
-    hmx_macs, hmx_bytes
-        Padded products of the matrix unit, and bytes that it moves on the chip; the slower of the two counts.
+    hmx_macs
+        Padded products of the matrix unit.
     hvx_bytes
-        Bytes that one vector thread moves.
+        Bytes that one vector thread reads and writes.
+    division_bytes
+        The same of a division, for which the vector unit has no instruction.
     operator_us
-        What beginning an operator costs.
+        What beginning a transfer or an operator of the matrix unit costs.
     threads
         Vector threads.
     call_us
         What beginning an inference costs; of use where whole latencies are compared, see `Schedule`.
     """
 
-    dma_bytes: float = 50e3
-    hmx_macs: float = 12e6
-    hmx_bytes: float = 400e3
-    hvx_bytes: float = 60e3
-    operator_us: float = 0.3
+    dma_bytes: float
+    hmx_macs: float
+    hvx_bytes: float
+    division_bytes: float
+    operator_us: float
     threads: int = 4
-    call_us: float = 60.0
-
-
-#: Chosen by hand as round numbers of the right size, before any comparison.
-RATES = Rates()
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What was learned from published latencies: how much of each modelled time to count.
-
-    Attributes
-    ----------
-    total
-        Weight of the time by which an operator pushes the end of the schedule.
-    dma, hmx, hvx
-        Weights of what each unit works for it, all threads together, whether something else runs meanwhile or not.
-    """
-
-    total: float = 0.0
-    dma: float = 0.0
-    hmx: float = 0.0
-    hvx: float = 0.0
-
-
-#: Non-negative least squares of relative errors on the networks and phones of benchmarks/dsp_phones.py, which prints it
-#: and says how far it is off on networks that it has not seen; the constant of that fit is the cost of a call. The
-#: factors of the phones (`hwnas.profilers.qnn_chips.Chip`) belong to it; their geometric mean is 1.
-CORRECTION = Correction(total=0.421, dma=0.359, hmx=0.0, hvx=0.056)
+    call_us: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +59,9 @@ class Schedule:
         The same, by layer: how far each pushed the end; sums to `total_us`.
     work_us
         How long each unit worked, ``dma``, ``hmx`` and ``hvx`` (all threads together), by layer.
+    critical
+        How much of what a rate of `Rates` counts pushed the end, by its name: bytes, products, operators
+        (``operator_us``). Divided by the rates they sum to `total_us`, but for waiting.
     forced
         Operators that were begun without waiting, because the program's order and its graph disagree.
     """
@@ -92,6 +69,7 @@ class Schedule:
     total_us: float
     parts_us: dict[str, float]
     work_us: dict[str, dict[str, float]]
+    critical: dict[str, float]
     forced: int
 
     @property
@@ -99,14 +77,27 @@ class Schedule:
         """How long each unit worked."""
         return {unit: sum(work.values()) for unit, work in self.work_us.items()}
 
-    def corrected_us(self, correction: Correction = CORRECTION) -> dict[str, float]:
-        """Microseconds by layer, as corrected; they add up to the latency before the phone's factor."""
-        found = {name: correction.total * part for name, part in self.parts_us.items()}
-        for unit, work in self.work_us.items():
-            weight = float(getattr(correction, unit))
-            for name, took in work.items():
-                found[name] = found.get(name, 0.0) + weight * took
-        return found
+    def layers_us(self) -> dict[str, float]:
+        """`total_us` by layer: half by how far each pushed the end, half by how long the units worked for it.
+
+        What is hidden behind other work pushes nothing, and would be free by the first half alone.
+        """
+        work: dict[str, float] = {}
+        for of_unit in self.work_us.values():
+            for name, took in of_unit.items():
+                work[name] = work.get(name, 0.0) + took
+        scale = self.total_us / total if (total := sum(work.values())) else 0.0
+        return {name: 0.5 * (self.parts_us.get(name, 0.0) + scale * took) for name, took in work.items()}
+
+
+def _amounts(operator: Operator) -> dict[str, float]:
+    """How much of what each rate counts an operator takes."""
+    if operator.unit == "dma":
+        return {"dma_bytes": operator.ddr_bytes, "operator_us": 1}
+    if operator.unit == "hmx":
+        return {"hmx_macs": operator.macs, "operator_us": 1}
+    divides = operator.kind.startswith("q::Div")
+    return {"division_bytes" if divides else "hvx_bytes": operator.vtcm_bytes + operator.ddr_bytes}
 
 
 class _Ready:
@@ -153,7 +144,7 @@ class _Ready:
         return self._views[number]
 
 
-def schedule(program: Schematic, rates: Rates = RATES) -> Schedule:
+def schedule(program: Schematic, rates: Rates) -> Schedule:
     """Replay a compiled program.
 
     Parameters
@@ -161,29 +152,26 @@ def schedule(program: Schematic, rates: Rates = RATES) -> Schedule:
     program
         From `hwnas.profilers.qnn_schematic.read_schematic`.
     rates
-        The constants.
+        Of the chip, see `hwnas.profilers.qnn_chips`.
     """
     ready = _Ready(program)
     threads = [0.0] * rates.threads
     #: until when the main thread, the transfer engine and the matrix unit are taken
     taken = {"main": 0.0, "dma": 0.0, "hmx": 0.0}
     work: dict[str, dict[str, float]] = {"dma": {}, "hmx": {}, "hvx": {}}
-    ends: list[tuple[float, str]] = []
+    ends: list[tuple[float, float, int]] = []
+    #: microseconds of one unit of each amount
+    costs = {name: 1 / getattr(rates, name) for name in ("dma_bytes", "hmx_macs", "hvx_bytes", "division_bytes")}
+    costs["operator_us"] = rates.operator_us
     forced = 0
 
     def finish(number: int, start: float, unit: str) -> float:
         """Occupy a unit from `start` on, and return until when."""
         operator = program.operators[number]
-        if unit == "dma":
-            took = operator.ddr_bytes / rates.dma_bytes
-        elif unit == "hmx":
-            took = max(operator.macs / rates.hmx_macs, operator.vtcm_bytes / rates.hmx_bytes)
-        else:
-            took = (operator.vtcm_bytes + operator.ddr_bytes) / rates.hvx_bytes
-        took += rates.operator_us
+        took = sum(costs[name] * amount for name, amount in _amounts(operator).items())
         work[unit][operator.name] = work[unit].get(operator.name, 0.0) + took
         ready.done[number] = start + took
-        ends.append((start + took, operator.name))
+        ends.append((start + took, took, number))
         return start + took
 
     def begin(number: int, inputs: float, on_main: bool) -> None:
@@ -217,9 +205,14 @@ def schedule(program: Schematic, rates: Rates = RATES) -> Schedule:
             place = next(place for place, queue in enumerate(queues) if queue)
             begin(queues[place].popleft(), 0.0, place == 0)
     parts: dict[str, float] = {}
+    critical = dict.fromkeys(costs, 0.0)
     front = 0.0
-    for end, name in sorted(ends):
+    for end, took, number in sorted(ends):
         if end > front:
-            parts[name] = parts.get(name, 0.0) + end - front
+            operator = program.operators[number]
+            parts[operator.name] = parts.get(operator.name, 0.0) + end - front
+            share = min(1.0, (end - front) / took) if took else 1.0
+            for name, amount in _amounts(operator).items():
+                critical[name] += share * amount
             front = end
-    return Schedule(front, parts, work, forced)
+    return Schedule(front, parts, work, critical, forced)

@@ -47,6 +47,8 @@ class Operator:
     ----------
     name
         The layer that it is a part of, as onnxruntime called it; ``Input``, ``Output`` or empty if it is of none.
+    kind
+        What Qualcomm's library calls it, such as ``q::ConvLayer_s1.opt``; empty if the compiler added it later.
     unit
         ``hmx`` (the matrix unit), ``hvx`` (a vector thread), ``dma`` (a transfer), or empty if it costs nothing.
     ddr_bytes, vtcm_bytes
@@ -58,6 +60,7 @@ class Operator:
     """
 
     name: str
+    kind: str
     unit: str
     ddr_bytes: int
     vtcm_bytes: int
@@ -183,8 +186,8 @@ def read_schematic(path: Path) -> Schematic:
         listed = flags.get(number, "")
         unit = "hmx" if "uses_hmx" in listed else "hvx" if "uses_hvx" in listed else "dma" if ddr else ""
         name = names.get(number & _LOW) or _ENDS.get(number & _LOW, "")
-        reads = graph.get(number, ("", (), []))[1]
-        operators[number] = Operator(name, unit, ddr, vtcm, macs(number) if unit == "hmx" else 0, reads)
+        kind, reads, _ = graph.get(number, ("", (), []))
+        operators[number] = Operator(name, kind, unit, ddr, vtcm, macs(number) if unit == "hmx" else 0, reads)
     return Schematic(operators, main, matrix, vector, elementwise)
 
 

@@ -53,7 +53,10 @@ def test_chips_and_phones() -> None:
     assert find_chip("57").hexagon == 75
     assert str(find_chip("57")) == "Snapdragon 8 Gen 3 (Hexagon v75, soc_model 57)"
     unknown = find_chip("999")
-    assert (unknown.soc_model, unknown.factor, unknown.fitted) == (999, 1.0, False)
+    assert (unknown.soc_model, unknown.rates, unknown.fitted) == (999, CHIPS[57].rates, False)
+    assert CHIPS[57].fitted
+    assert CHIPS[82].rates == CHIPS[57].rates  # of the same architecture
+    assert not CHIPS[82].fitted
     assert set(PHONES.values()) <= set(CHIPS)
     for text in ("galaxy-s1", "", "-5", "57000000"):
         with pytest.raises(ConfigError, match=r"knows no chip .*galaxy-s24"):
@@ -114,7 +117,7 @@ def test_compiling_again_gives_the_same(block: bytes) -> None:
 
 @needs_package
 def test_larger_networks_take_longer() -> None:
-    space = get_space("mobilenet(resolution=32,width=0.5,depth=0.5)")
+    space = get_space("mobilenet(resolution=64,depth=0.5)")
     small, large = (tuple(len(d.choices) - 1 if big else 0 for d in space.decisions) for big in (False, True))
     models = [quantize_for_timing(space.lower(a).to_onnx()) for a in (small, large)]
     macs = [space.lower(a).macs for a in (small, large)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.profilers import qnn_schematic
-from hwnas.profilers.qnn_schedule import Correction, Rates, schedule
+from hwnas.profilers.qnn_schedule import Rates, Schedule, schedule
 from hwnas.profilers.qnn_schematic import Operator, Schematic, node_cycles, read_schematic, read_trace
 from hwnas.spaces.errors import ModelError
 from tests.profilers.schematics import entry, schematic
@@ -49,7 +49,7 @@ def test_schematic_is_read(tmp_path: Path) -> None:
     assert found.vector == (ADD,)
     conv = found.operators[CONV]
     # 10 × 10 pixels are four tiles of 8 × 8, 40 channels 64, 20 channels 32
-    assert conv == Operator("expand_token_1", "hmx", 0, 6000, 16 * 16 * 64 * 9 * 32, (VIEW, WEIGHTS))
+    assert conv == Operator("expand_token_1", "q::ConvLayer", "hmx", 0, 6000, 16 * 16 * 64 * 9 * 32, (VIEW, WEIGHTS))
     assert found.operators[LOAD].unit == "dma"
     assert found.operators[LOAD].ddr_bytes == 2000
     assert found.operators[ADD].unit == "hvx"
@@ -82,70 +82,76 @@ def test_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         read_schematic(written(tmp_path, program()))
 
 
+def rates(**given: float) -> Rates:
+    """Rates of 1000 bytes or products a microsecond, and nothing for beginning an operator, but for what is given."""
+    return Rates(
+        **{"dma_bytes": 1e3, "hmx_macs": 1e3, "hvx_bytes": 1e3, "division_bytes": 1e3, "operator_us": 0, **given}
+    )
+
+
+def replay(operators: dict[int, Operator], *lists: tuple[int, ...], **given: float) -> Schedule:
+    return schedule(Schematic(operators, *lists), rates(**given))
+
+
 def test_schedule_of_a_chain(tmp_path: Path) -> None:
-    rates = Rates(dma_bytes=1000, hmx_macs=1e12, hmx_bytes=1000, hvx_bytes=1000, operator_us=1.0)
-    found = schedule(read_schematic(written(tmp_path, program())), rates)
-    # 2 + 1 for the transfer, 6 + 1 for the convolution, 6 + 1 for the addition, one after the other
-    assert found.total_us == pytest.approx(3 + 7 + 7)
-    assert found.busy_us == pytest.approx({"dma": 3, "hmx": 7, "hvx": 7})
-    assert found.parts_us == pytest.approx({"expand_token_1": 17})
+    macs = 16 * 16 * 64 * 9 * 32
+    found = schedule(read_schematic(written(tmp_path, program())), rates(hmx_macs=macs / 5, operator_us=1))
+    # 2 + 1 for the transfer, 5 + 1 for the convolution, 6 for the addition, one after the other
+    assert found.total_us == pytest.approx(3 + 6 + 6)
+    assert found.busy_us == pytest.approx({"dma": 3, "hmx": 6, "hvx": 6})
+    assert found.parts_us == pytest.approx({"expand_token_1": 15})
     assert found.forced == 0
-
-
-def test_padded_products_can_be_the_slower(tmp_path: Path) -> None:
-    rates = Rates(dma_bytes=1e12, hmx_macs=16 * 16 * 64 * 9 * 32 / 5, hmx_bytes=1e12, hvx_bytes=1e12, operator_us=0)
-    assert schedule(read_schematic(written(tmp_path, program())), rates).total_us == pytest.approx(5)
+    # all of it was critical, and nothing waited
+    assert found.critical == pytest.approx(
+        {"dma_bytes": 2000, "hmx_macs": macs, "hvx_bytes": 6000, "division_bytes": 0, "operator_us": 2}
+    )
 
 
 def hvx(reads: tuple[int, ...] = (), name: str = "a") -> Operator:
-    return Operator(name, "hvx", 0, 1000, 0, reads)
+    return Operator(name, "q::Add", "hvx", 0, 1000, 0, reads)
 
 
 def test_vector_threads_work_at_once() -> None:
-    rates = Rates(hvx_bytes=1000, operator_us=0, threads=4)
-    operators = {n: hvx() for n in range(8)}
-    found = schedule(Schematic(operators, (), (), tuple(range(8)), ()), rates)
+    found = replay({n: hvx() for n in range(8)}, (), (), tuple(range(8)), ())
     assert found.total_us == pytest.approx(2)
     assert found.busy_us["hvx"] == pytest.approx(8)
 
 
+def test_divisions_are_slower() -> None:
+    operators = {1: Operator("d", "q::Div.exe", "hvx", 0, 1000, 0, ()), 2: hvx((1,))}
+    found = replay(operators, (), (), (1, 2), (), division_bytes=100)
+    assert found.parts_us == pytest.approx({"d": 10, "a": 1})
+
+
 def test_transfer_does_not_hold_up_the_main_thread() -> None:
-    rates = Rates(dma_bytes=1000, hvx_bytes=1000, operator_us=0)
-    operators = {1: Operator("w", "dma", 5000, 0, 0, ()), 2: hvx(), 3: hvx((1, 2), "b")}
-    found = schedule(Schematic(operators, (1, 2, 3), (), (), ()), rates)
+    operators = {1: Operator("w", "", "dma", 5000, 0, 0, ()), 2: hvx(), 3: hvx((1, 2), "b")}
+    found = replay(operators, (1, 2, 3), (), (), ())
     assert found.total_us == pytest.approx(6)
     assert found.parts_us == pytest.approx({"a": 1, "w": 4, "b": 1})
+    # of the transfer's five microseconds four pushed the end
+    assert found.critical["dma_bytes"] == pytest.approx(4000)
+    # a is hidden but for its first microsecond; each gets half of its push, and half of its share of 7 busy ones
+    assert found.layers_us() == pytest.approx({"a": 0.5 + 3 / 7, "w": 2 + 15 / 7, "b": 0.5 + 3 / 7})
+    assert sum(found.layers_us().values()) == pytest.approx(found.total_us)
 
 
 def test_matrix_unit_has_its_own_queue_on_newer_chips() -> None:
     """A convolution of the main list holds the main thread up, one of the matrix unit's own queue does not."""
-    rates = Rates(hmx_bytes=1000, hmx_macs=1e12, hvx_bytes=1000, operator_us=0)
-    operators = {1: Operator("c", "hmx", 0, 3000, 0, ()), 2: hvx(), 3: hvx()}
-    assert schedule(Schematic(operators, (1, 2, 3), (), (), ()), rates).total_us == pytest.approx(5)
-    assert schedule(Schematic(operators, (2, 3), (1,), (), ()), rates).total_us == pytest.approx(3)
-
-
-def test_correction_weighs_what_units_do() -> None:
-    rates = Rates(dma_bytes=1000, hvx_bytes=1000, operator_us=0)
-    operators = {1: Operator("w", "dma", 5000, 0, 0, ()), 2: hvx(), 3: hvx((1, 2), "b")}
-    found = schedule(Schematic(operators, (1, 2, 3), (), (), ()), rates)
-    assert found.corrected_us(Correction(total=1)) == pytest.approx(found.parts_us)
-    weighed = found.corrected_us(Correction(total=0.5, dma=2, hmx=9, hvx=0.1))
-    assert weighed == pytest.approx({"a": 0.5 + 0.1, "w": 2 + 10, "b": 0.5 + 0.1})
+    operators = {1: Operator("c", "q::ConvLayer", "hmx", 0, 0, 3000, ()), 2: hvx(), 3: hvx()}
+    assert replay(operators, (1, 2, 3), (), (), ()).total_us == pytest.approx(5)
+    assert replay(operators, (2, 3), (1,), (), ()).total_us == pytest.approx(3)
 
 
 def test_disagreeing_order_ends_and_is_counted() -> None:
     """Operators that wait for each other are begun all the same, and cost what they cost."""
-    operators = {1: hvx((2,)), 2: hvx((1,))}
-    found = schedule(Schematic(operators, (1,), (), (2,), ()), Rates(hvx_bytes=1000, operator_us=0))
+    found = replay({1: hvx((2,)), 2: hvx((1,))}, (1,), (), (2,), ())
     assert found.forced == 1
     assert found.total_us == pytest.approx(2)
 
 
 def test_long_chain_of_views_is_followed() -> None:
-    operators = {0: hvx(), **{n: Operator("", "", 0, 0, 0, (n - 1,)) for n in range(1, 5000)}, 5000: hvx((4999,))}
-    found = schedule(Schematic(operators, (0, 5000), (), (), ()), Rates(hvx_bytes=1000, operator_us=0))
-    assert found.total_us == pytest.approx(2)
+    views = {n: Operator("", "", "", 0, 0, 0, (n - 1,)) for n in range(1, 5000)}
+    assert replay({0: hvx(), **views, 5000: hvx((4999,))}, (0, 5000), (), (), ()).total_us == pytest.approx(2)
 
 
 def test_profile_is_read(tmp_path: Path) -> None:
