@@ -6,26 +6,36 @@ does (Snapdragon 888, v68) and ranked by the model; beside it multiply-accumulat
 is fitted on the measurements themselves, each network left out. Computations that are the same count once. Networks
 that are the same computation agree in rank with each other to 0.84 in this column: more cannot be asked for.
 
-    HWNAS_DATA=DIR python benchmarks/dsp_nasbench201.py --work DIR --count 60      # goes on where it was stopped
+Second, as features: latencies of 20 random networks are given, and the rest predicted by ridge regression on how often
+each operator is on a live edge, on what the model says of the program, or on both (as in ``hexagon_ranking.py``).
+
+    HWNAS_DATA=DIR python benchmarks/dsp_nasbench201.py compile --work DIR    # half an hour; goes on
+    HWNAS_DATA=DIR python benchmarks/dsp_nasbench201.py score --work DIR
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
+import gzip
 import os
+import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from dsp_phones import read_program
+from hexagon_ranking import few_shot
 from record import append_rows
 from scipy.stats import kendalltau, spearmanr
 
-from hwnas.profilers import get_profiler
-from hwnas.profilers.dsp_qnn import DspQnn
+from hwnas.profilers.qnn_chips import CHIPS
+from hwnas.profilers.qnn_compile import qnn_job
+from hwnas.profilers.qnn_schedule import Schedule, schedule
 from hwnas.quantize import quantize_for_timing
 from hwnas.spaces import get_space
+from hwnas.spaces.files import atomic_write
 
 DATA = Path(os.environ.get("HWNAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 COLUMN = "latbench.mobile-dsp-snapdragon-675-hexagon-685-int8"
@@ -51,26 +61,26 @@ def published() -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([np.array(table[edge])[order] for edge in edges]), ms[order]
 
 
-def modelled(architectures: np.ndarray, device: str, log: Path) -> list[dict[str, float]]:
-    """Modelled microseconds, multiply-accumulates and parameters of each, from the log where they are."""
-    space, profiler = get_space("nasbench201"), get_profiler(device)
-    assert isinstance(profiler, DspQnn)
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    known = {tuple(row["architecture"]): row for row in map(json.loads, lines)}
-    found = []
-    for index, choices in enumerate(map(tuple, architectures.tolist())):
-        if choices not in known:
-            graph = space.lower(choices)
-            model = quantize_for_timing(graph.to_onnx(), samples=1)
-            found_us = profiler.schedule(model)
-            row = {"us": found_us.total_us, **found_us.critical, **found_us.busy_us}
-            row |= {"macs": graph.macs, "params": graph.params}
-            with open(log, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"architecture": list(choices), **row}) + "\n")
-            known[choices] = row
-            print(f"{index + 1}: {row['us']:.1f} us", flush=True)
-        found.append(known[choices])
-    return found
+def program_file(work: Path, choices: list[int], chip: int) -> Path:
+    return work / f"nasbench201-{''.join(map(str, choices))}.{chip}.gz"
+
+
+def compile_one(work: Path, choices: list[int], chip: int) -> float:
+    """Keep the program of a network in the work folder; seconds that it took."""
+    start = time.perf_counter()
+    model = quantize_for_timing(get_space("nasbench201").lower(tuple(choices)).to_onnx(), samples=1)
+    with qnn_job(model.SerializeToString(), chip, limit_s=600) as (folder, _):
+        (found,) = folder.glob("*_schematic.bin")
+        atomic_write(program_file(work, choices, chip), gzip.compress(found.read_bytes(), 4))
+    return time.perf_counter() - start
+
+
+def compile_all(work: Path, architectures: np.ndarray, chip: int, jobs: int) -> None:
+    wanted = [row for row in architectures.tolist() if not program_file(work, row, chip).exists()]
+    with ProcessPoolExecutor(jobs) as pool:
+        tasks = [pool.submit(compile_one, work, row, chip) for row in wanted]
+        for number, task in enumerate(tasks, start=1):
+            print(f"{number} of {len(wanted)}: {task.result():.1f} s", flush=True)
 
 
 def left_out_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -80,22 +90,28 @@ def left_out_line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return y - (y - hat @ y) / (1 - np.diag(hat))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder that keeps what was compiled")
-    parser.add_argument("--count", type=int, default=60, help="networks")
-    parser.add_argument("--device", default="dsp-qnn:30")
-    given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    architectures, ms = published()
-    architectures, ms = architectures[: given.count], ms[: given.count]
-    found = modelled(architectures, given.device, given.work / f"nasbench201-{given.device.replace(':', '.')}.jsonl")
-    macs, params = (np.array([row[name] for row in found], dtype=float) for name in ("macs", "params"))
+def score(work: Path, architectures: np.ndarray, ms: np.ndarray, chip: int) -> None:
+    """Print and record rank correlations of the networks that were compiled."""
+    space = get_space("nasbench201")
+    have = [index for index, row in enumerate(architectures.tolist()) if program_file(work, row, chip).exists()]
+    architectures, ms = architectures[have], ms[have]
+    runs: list[Schedule] = [
+        schedule(read_program(program_file(work, row, chip)), CHIPS[chip].rates) for row in architectures.tolist()
+    ]
+    graphs = [space.lower(tuple(row)) for row in architectures.tolist()]
+    macs, params = (np.array([getattr(graph, name) for graph in graphs], float) for name in ("macs", "params"))
+    total = np.array([run.total_us for run in runs])
     by = {
-        "schedule": np.array([row["us"] for row in found]),
+        "schedule": total,
         "multiply-accumulates": macs,
         "parameters": params,
         "line on both, fitted here": left_out_line(np.column_stack([macs, params]), ms),
+    }
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "device": f"dsp-qnn:{chip}",
+        "compiler": f"onnxruntime-qnn {version('onnxruntime-qnn')}",
+        "column": COLUMN,
     }
     draws = np.random.default_rng(0).integers(0, len(ms), (DRAWS, len(ms)))
     out = []
@@ -104,10 +120,7 @@ def main() -> None:
         low, high = np.percentile(rho, [5, 95])
         out.append(
             {
-                "date": datetime.date.today().isoformat(),
-                "device": given.device,
-                "compiler": f"onnxruntime-qnn {version('onnxruntime-qnn')}",
-                "column": COLUMN,
+                **facts,
                 "networks": len(ms),
                 "method": method,
                 "spearman": round(float(spearmanr(values, ms).statistic), 4),
@@ -119,6 +132,29 @@ def main() -> None:
         last = out[-1]
         print(f"{method:<28} ρ {last['spearman']:.3f} ({low:.3f} to {high:.3f})  τ {last['kendall']:.3f}")
     append_rows("dsp_nasbench201", out)
+    live = space.live(architectures)
+    counts = np.stack([((architectures == op) & live).sum(axis=1) for op in range(1, 5)], axis=1)
+    program = np.column_stack(
+        [total, *(np.array([run.busy_us[unit] for run in runs]) for unit in ("dma", "hmx", "hvx"))]
+    )
+    features = {"operators": counts, "program": program, "operators and program": np.column_stack([counts, program])}
+    append_rows("dsp_nasbench201_few_shot", [{**facts, **row} for row in few_shot(features, ms)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("compile", "score"))
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps what was compiled")
+    parser.add_argument("--count", type=int, default=300, help="networks")
+    parser.add_argument("--chip", type=int, default=30, help="Qualcomm's id of it")
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    architectures, ms = (array[: given.count] for array in published())
+    if given.step == "compile":
+        compile_all(given.work, architectures, given.chip, given.jobs)
+    else:
+        score(given.work, architectures, ms, given.chip)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,17 @@
     HWNAS_DATA=DIR python benchmarks/labelfree.py cells --data cifar10-jpeg
     python benchmarks/labelfree.py ranks
 
-``cells``: random cells of the space `darts`, two edges a node, each trained for every task with several seeds: accuracy
-on test images of what was best on validation images. ``cifar10-jpeg`` is CIFAR-10 as JPEG files from the published
-tables (20,000 training images): not to be compared with results on the original pixels.
+``cells``: random cells of the space `darts`, two edges a node, each trained for every task with several seeds, by the
+same number of steps of 64 inputs: accuracy on test images of what was best on validation images. ``cifar10-jpeg`` is
+CIFAR-10 as JPEG files from the published tables (20,000 training images): not to be compared with results on the
+original pixels.
 
 ``ranks``: Spearman's rank correlation between the accuracy on a task and that on the classes, over cells, seeds
 averaged; bootstrapped 95 % interval over cells. How far two trainings with labels agree bounds what any task can reach,
 and the multiplications of a cell rank without any training.
 
 Results: ``benchmarks/results/labelfree_cells.csv`` and ``labelfree_ranks.csv``. At the paper's scale (DARTS cells of 20
-layers and 16 channels, 100 epochs): ``--resolution 32 --width 1 --depth 2.5 --limit 40000 --epochs 100 --cells 500
+layers and 16 channels, 100 epochs): ``--resolution 32 --width 1 --depth 2.5 --limit 40000 --steps 62500 --cells 500
 --seeds 3``.
 """
 
@@ -104,7 +105,8 @@ def train_cell(row: list[int], task: str, seed: int, arguments: argparse.Namespa
     space = space_of(data, arguments.width, arguments.depth)
     made, examples = get_task(task).apply(space, data)
     torch.manual_seed(seed)
-    config = TrainConfig(epochs=arguments.epochs, precision="float32", device="cpu", seed=seed)
+    epochs = max(1, round(arguments.steps / examples.steps(64)))
+    config = TrainConfig(epochs=epochs, batch_size=64, precision="float32", device="cpu", seed=seed)
     result = train(made.lower(row).to_module(), examples, config)
     graph = space.lower(row)
     return {
@@ -114,7 +116,7 @@ def train_cell(row: list[int], task: str, seed: int, arguments: argparse.Namespa
         "resolution": arguments.resolution,
         "width": arguments.width,
         "depth": arguments.depth,
-        "epochs": arguments.epochs,
+        "steps": epochs * examples.steps(64),
         "cell": json.dumps(row),
         "task": task,
         "seed": seed,
@@ -200,11 +202,11 @@ def main() -> None:
     parser.add_argument("--data", choices=list(TASKS), default="fashion-mnist")
     parser.add_argument("--cells", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--limit", type=int, default=2000, help="training images")
+    parser.add_argument("--limit", type=int, default=1536, help="training images")
     parser.add_argument("--resolution", type=int, default=16)
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--depth", type=float, default=0.375)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=192, help="of a training, 64 inputs each")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     {"cells": cells, "ranks": ranks}[arguments.what](arguments)
