@@ -5,7 +5,7 @@ zig and run in qemu-hexagon, each operator of a network alone, with its own weig
 with onnxruntime's. Counts are exact: they repeat to the packet on any machine.
 
 A packet takes a cycle or more, so packets over a clock are a lower bound of the time of one thread. There are no
-stalls, no memory and no second thread in it, and the kernels are not Qualcomm's.
+stalls and no second thread in it, memory only if a cache is modelled, and the kernels are not Qualcomm's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from hwnas.latency_tables import DeviceRecord
 from hwnas.profilers.attribution import attribute, divide
 from hwnas.profilers.base import Measurement, Model, Profiler, as_bytes
-from hwnas.profilers.hexagon_program import Counts, Program, kernels, missing, versions
+from hwnas.profilers.hexagon_program import Cache, Counts, Program, kernels, missing, versions
 from hwnas.profilers.interleave import FLOOR_MS
 from hwnas.profilers.model_io import check_quantised, load_model, model_nodes
 from hwnas.profilers.protocol import Protocol
@@ -49,6 +49,8 @@ class SimulatedOperator:
         Names of the kernels that computed it.
     packets, instructions, hvx
         Sums over these kernels, see `hwnas.profilers.hexagon_program.Counts`.
+    misses
+        The same of the modelled cache, which is empty when a kernel begins; 0 if none is modelled.
     macs
         Its multiply-accumulates.
     outputs, off
@@ -61,6 +63,7 @@ class SimulatedOperator:
     packets: int
     instructions: int
     hvx: int
+    misses: int
     macs: int
     outputs: int
     off: int
@@ -75,6 +78,10 @@ class DspHexagonSim(Profiler):
         See `hwnas.profilers.base.Profiler`: int8, one thread, one image.
     clock_mhz
         Packets in a microsecond. A latency is packets over this, which no real device reaches.
+    cache_kb
+        Size of the cache whose misses are counted; 0 for none.
+    miss_packets
+        Packets that a miss counts like.
     """
 
     name = "dsp-hexagon-sim"
@@ -85,12 +92,26 @@ class DspHexagonSim(Profiler):
     computes = True
 
     def __init__(
-        self, *, precision: str | None = None, threads: int = 1, batch: int = 1, clock_mhz: float = CLOCK_MHZ
+        self,
+        *,
+        precision: str | None = None,
+        threads: int = 1,
+        batch: int = 1,
+        clock_mhz: float = CLOCK_MHZ,
+        cache_kb: int = 0,
+        miss_packets: float = 0.0,
     ) -> None:
         super().__init__(precision=precision, threads=threads, batch=batch)
         if not 1 <= clock_mhz <= 100_000:
             raise ConfigError(f"the clock of {self.name} is between 1 and 100000 MHz, not {clock_mhz}")
+        if not 0 <= cache_kb <= 65_536 or not 0 <= miss_packets <= 10_000 or (miss_packets and not cache_kb):
+            raise ConfigError(
+                f"{self.name} takes a cache of 0 to 65536 KB, and 0 to 10000 packets a miss of it, "
+                f"not {cache_kb} and {miss_packets:g}"
+            )
         self.clock_mhz = float(clock_mhz)
+        self.cache = Cache(cache_kb) if cache_kb else None
+        self.miss_packets = float(miss_packets)
         self._known: dict[tuple[object, ...], Counts] = {}
 
     @classmethod
@@ -99,9 +120,10 @@ class DspHexagonSim(Profiler):
 
     def device_record(self, protocol: Protocol | None = None) -> DeviceRecord:
         # nothing of the host: counts are the same on all
+        memory = f", {self.miss_packets:g} more a miss of {self.cache.kilobytes} KB" if self.cache else ""
         return DeviceRecord(
             key=self.key,
-            name=f"Hexagon v67 with HVX, simulated, one packet a cycle at {self.clock_mhz:g} MHz",
+            name=f"Hexagon v67 with HVX, simulated, one packet a cycle at {self.clock_mhz:g} MHz{memory}",
             device_class=self.device_class,
             runtime="hwnas kernels",
             runtime_version=versions(),
@@ -113,14 +135,14 @@ class DspHexagonSim(Profiler):
         )
 
     def measure(self, model: Model, protocol: Protocol | None = None) -> Measurement:
-        """Packets of all operators over the clock.
+        """Packets of all operators, and what their misses count like, over the clock.
 
         Raises
         ------
         ModelError
             If the model is not quantised, an operator has no kernel, or a kernel's output is wrong.
         """
-        packets = sum(operator.packets for operator in self.simulate(model))
+        packets = sum(map(self._packets, self.simulate(model)))
         ms = max(FLOOR_MS, packets / (self.clock_mhz * 1e3))
         return Measurement(ms, ms, ms, 1, True, self.method)
 
@@ -130,9 +152,12 @@ class DspHexagonSim(Profiler):
         """Packets of each kernel over those of all, see `Profiler.kernel_shares`."""
         data = as_bytes(model)
         found = self.simulate(data)
-        times = {operator.node.name: float(operator.packets) for operator in found}
+        times = {operator.node.name: self._packets(operator) for operator in found}
         owners = attribute(model_nodes(load_model(data)), [operator.node for operator in found], nodes)
         return divide(times, owners, nodes)
+
+    def _packets(self, operator: SimulatedOperator) -> float:
+        return operator.packets + self.miss_packets * operator.misses
 
     def simulate(self, model: Model) -> list[SimulatedOperator]:
         """Run every operator of a quantised model, those of one kind and size once while this profiler lives.
@@ -146,7 +171,7 @@ class DspHexagonSim(Profiler):
         check_quantised(data, self.key)
         from hwnas.profilers.hexagon_graph import operators
 
-        program, found = kernels(), []
+        program, found = kernels(self.cache), []
         for operator in operators(data):
             counts, outputs, off = [], 0, 0
             for step in operator.steps:
@@ -162,6 +187,7 @@ class DspHexagonSim(Profiler):
                     packets=sum(one.packets for one in counts),
                     instructions=sum(one.instructions for one in counts),
                     hvx=sum(one.hvx for one in counts),
+                    misses=sum(one.misses or 0 for one in counts),
                     macs=sum(step.call.macs for step in operator.steps),
                     outputs=outputs,
                     off=off,

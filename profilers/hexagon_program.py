@@ -1,7 +1,8 @@
 """Building the Hexagon kernels with zig, and running them one operator at a time in qemu-hexagon.
 
 The program (``hexagon/*.c``) reads an operator's job and data from its standard input, runs the kernel once and writes
-QEMU's own counters of packets, instructions and HVX instructions, then the output. It is built once a process.
+QEMU's own counters of packets, instructions and HVX instructions, then the output. It is built once a process. A
+plug-in of QEMU (``hexagon_cache.c``) models a cache, and says how often the kernel missed it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ import numpy as np
 
 from hwnas.spaces.errors import DeviceUnavailable, ModelError
 
-__all__ = ["SOURCES", "Counts", "Program", "kernels", "missing", "versions"]
+__all__ = ["SOURCES", "Cache", "Counts", "Program", "kernels", "missing", "versions"]
 
 SOURCES = Path(__file__).parent / "hexagon"
+PLUGIN = Path(__file__).parent / "hexagon_cache.c"
+#: logarithm of the bytes of a cache's line
+LINE = 6
 #: one architecture for all: the newest that Debian 12's QEMU runs, with vectors of 128 bytes
 CPU, FLAGS = "v67", (
     *("-target", "hexagon-linux-musl", "-mcpu=hexagonv67+hvxv67+hvx_length128b", "-O2", "-g0"),
@@ -38,6 +42,7 @@ BLOBS, COUNTERS = 5, 3
 _BUILD_S, _RUN_S = 300, 120
 #: of one array that a kernel reads or writes; the program has room for three of them
 MAX_BYTES = 192 << 20
+_MISSES = re.compile(rb"^cache \d+ (\d+)$", re.M)
 #: what the program's exit statuses mean
 _ENDS = {2: "read another program's job", 3: "got too little input", 5: "ran out of memory", 6: "has no such kernel"}
 
@@ -52,11 +57,35 @@ class Counts:
         Packets: up to four instructions that a thread issues in one cycle at best.
     instructions, hvx
         Instructions, and those of them for the vector unit.
+    misses
+        Lines of 64 bytes that were not in the modelled cache; None if there is none.
     """
 
     packets: int
     instructions: int
     hvx: int
+    misses: int | None = None
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache of lines of 64 bytes, of which the least recently used is replaced; empty when a kernel begins.
+
+    Attributes
+    ----------
+    kilobytes
+        Its size.
+    ways
+        Lines that an address can be in.
+    """
+
+    kilobytes: int
+    ways: int = 16
+
+    @property
+    def sets(self) -> int:
+        """Places of an address, each of `ways` lines."""
+        return max(1, (self.kilobytes << 10 >> LINE) // self.ways)
 
 
 def missing() -> str | None:
@@ -95,6 +124,8 @@ class Program:
         C files to build; by default the kernels that come with hwnas.
     flags
         More options for the compiler.
+    cache
+        What to count misses of.
 
     Raises
     ------
@@ -103,19 +134,22 @@ class Program:
     """
 
     def __init__(
-        self, sources: Sequence[Path] = (SOURCES / "main.c", SOURCES / "kernels.c"), flags: Sequence[str] = ()
+        self,
+        sources: Sequence[Path] = (SOURCES / "main.c", SOURCES / "kernels.c"),
+        flags: Sequence[str] = (),
+        cache: Cache | None = None,
     ) -> None:
         if reason := missing():
             raise DeviceUnavailable(reason)
         folder = Path(tempfile.mkdtemp(prefix="hwnas-hexagon-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._file = folder / "kernels.elf"
-        command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, *flags, f"-I{SOURCES}", "-o", str(self._file)]
-        # zig's caches go with the folder: it would fill the user's own with objects of no further use
-        caches = {name: str(folder / "cache") for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")}
-        built = _call([*command, *map(str, sources)], _BUILD_S, "zig", environment={**os.environ, **caches})
-        if built.returncode or not self._file.is_file():
-            raise DeviceUnavailable(f"zig cannot build the Hexagon kernels: {_last_line(built.stderr)}")
+        _build(self._file, [*FLAGS, *flags, f"-I{SOURCES}", *map(str, sources)], "the Hexagon kernels")
+        self._plugin: list[str] = []
+        if cache:
+            plugin = folder / "cache.so"
+            _build(plugin, ["-shared", "-fPIC", "-O2", str(PLUGIN)], "the model of a cache")
+            self._plugin = ["-plugin", f"{plugin},sets={cache.sets},ways={cache.ways},line={LINE}"]
         shutil.rmtree(folder / "cache", ignore_errors=True)
 
     def run(self, job: Sequence[int], blobs: Sequence[bytes], output: int) -> tuple[Counts, np.ndarray]:
@@ -144,7 +178,7 @@ class Program:
         if max(output, *(len(part) for part in parts)) > MAX_BYTES:
             raise ModelError(f"an operator has an array of more than {MAX_BYTES >> 20} MB, too large to simulate")
         head = struct.pack(f"<{2 + BLOBS}I", MAGIC, *(len(part) for part in parts), output)
-        command = ["qemu-hexagon", "-cpu", CPU, str(self._file)]
+        command = ["qemu-hexagon", "-cpu", CPU, *self._plugin, str(self._file)]
         done = _call(
             command, _RUN_S, "qemu-hexagon", given=b"".join([head, struct.pack(f"<{len(job)}i", *job), *parts])
         )
@@ -152,14 +186,34 @@ class Program:
         if done.returncode or len(said) != counted + output:
             reason = _ENDS.get(done.returncode) or f"ended with status {done.returncode} {_last_line(done.stderr)}"
             raise ModelError(f"a Hexagon kernel {reason.strip()}; its job was {list(job)}")
-        counts = Counts(*struct.unpack_from(f"<{COUNTERS}I", said))
+        counts = Counts(*struct.unpack_from(f"<{COUNTERS}I", said), self._misses(done.stderr))
         return counts, np.frombuffer(said, np.uint8, output, counted)
 
+    def _misses(self, said: bytes) -> int | None:
+        """What the plug-in wrote, if there is one."""
+        if not self._plugin:
+            return None
+        if (found := _MISSES.search(said)) is None:
+            raise DeviceUnavailable(
+                "qemu-hexagon did not take the plug-in that models a cache; it is written for QEMU 7, with plug-ins"
+            )
+        return int(found[1])
 
-@lru_cache(maxsize=1)
-def kernels() -> Program:
+
+@lru_cache(maxsize=4)
+def kernels(cache: Cache | None = None) -> Program:
     """The kernels that come with hwnas, built when they are first needed."""
-    return Program()
+    return Program(cache=cache)
+
+
+def _build(target: Path, options: list[str], what: str) -> None:
+    """Compile with zig."""
+    # zig's caches go with the folder: it would fill the user's own with objects of no further use
+    caches = dict.fromkeys(("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), str(target.parent / "cache"))
+    command = [sys.executable, "-m", "ziglang", "cc", "-o", str(target), *options]
+    built = _call(command, _BUILD_S, "zig", environment={**os.environ, **caches})
+    if built.returncode or not target.is_file():
+        raise DeviceUnavailable(f"zig cannot build {what}: {_last_line(built.stderr)}")
 
 
 def _call(

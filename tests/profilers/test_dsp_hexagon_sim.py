@@ -224,6 +224,29 @@ def test_a_network_is_what_onnxruntime_computes() -> None:
 
 
 @simulated
+def test_a_modelled_cache_counts_misses() -> None:
+    net = NetworkBuilder((1, 32, 32, 32))
+    block = quantize_for_timing(net.graph(net.add(Activation("relu"), "input")).to_onnx()).SerializeToString()
+    profiler = DspHexagonSim(cache_kb=1024, miss_packets=30)
+    (lookup,) = profiler.simulate(block)
+    # every line of 64 bytes of the input, of the output and of the table of 256 bytes comes once; the stack, a few
+    assert 0 <= lookup.misses - (2 * 32 * 32 * 32 + 256) / 64 <= 16
+    (plain,) = DspHexagonSim().simulate(block)
+    assert (plain.packets, plain.misses) == (lookup.packets, 0)
+    assert profiler.measure(block).median_ms == pytest.approx((lookup.packets + 30 * lookup.misses) / 1e6)
+    assert "30 more a miss of 1024 KB" in profiler.device_record().name
+    assert profiler.device_record().differences(DspHexagonSim().device_record())
+
+
+@simulated
+def test_a_smaller_cache_misses_more() -> None:
+    net = NetworkBuilder((1, 64, 24, 24))
+    block = quantize_for_timing(net.graph(net.conv("input", 64, 3)).to_onnx()).SerializeToString()
+    small, large, again = (DspHexagonSim(cache_kb=size).simulate(block)[0].misses for size in (16, 1024, 1024))
+    assert small > large == again
+
+
+@simulated
 @pytest.mark.parametrize(
     ("kernel", "expected"), [(Activation("relu"), "lookup"), (Pool("avg", 3, 1, 1), "average-pool")]
 )
@@ -244,6 +267,8 @@ def test_mistakes() -> None:
         profiler.measure(softmax)
     with pytest.raises(ConfigError, match="between 1 and 100000 MHz"):
         DspHexagonSim(clock_mhz=0)
+    with pytest.raises(ConfigError, match="packets a miss"):
+        DspHexagonSim(miss_packets=30)
     with pytest.raises(ConfigError, match="one image"):
         get_profiler("dsp-hexagon-sim.b2")
     with pytest.raises(ModelError, match="below 0"):
