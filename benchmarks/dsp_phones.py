@@ -66,7 +66,7 @@ STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
 START = Rates(dma_bytes=50e3, hmx_macs=20e6, hvx_bytes=50e3, division_bytes=10e3, operator_us=0.1, call_us=60.0)
 LEARNED = ("dma_bytes", "hmx_macs", "hvx_bytes", "division_bytes", "operator_us")
 #: Rounds of learning: replay all programs, fit the rates to what was critical.
-ROUNDS = 8
+ROUNDS = 4
 
 
 # ---------------------------------------------------------------------- compiling
@@ -171,8 +171,8 @@ def learn(programs: list[Schematic], us: np.ndarray) -> Rates:
     """Rates of the schedule model for one chip.
 
     What is critical depends on the rates, so they are found in rounds: replay the programs, take what was critical as
-    linear in the rates' inverses, fit these without letting any be negative (absolute relative errors count, by
-    weights), and go half the way there.
+    linear in the rates' inverses, and fit these without letting any be negative (absolute relative errors count, by
+    weights).
     """
     rates = START
     for _ in range(ROUNDS):
@@ -188,7 +188,7 @@ def learn(programs: list[Schematic], us: np.ndarray) -> Rates:
             weight = 1 / np.sqrt(np.maximum(np.abs(columns @ found - goal), 0.03))
             rows = np.vstack([columns * weight[:, None], hold])
             found, _ = nnls(rows, np.concatenate([goal * weight, hold.sum(axis=0)]))
-        costs = now * scale * np.sqrt(np.maximum(found, 1e-3))
+        costs = now * scale * np.maximum(found, 0.1)
         named = dict(zip((*LEARNED, "call_us"), costs.tolist(), strict=True))
         rates = Rates(**{name: cost if name.endswith("_us") else 1 / cost for name, cost in named.items()})
     return rates
@@ -249,20 +249,20 @@ def trees(x: np.ndarray, y: np.ndarray) -> Any:
 
 def rows_of(work: Path) -> list[dict[str, Any]]:
     """What was published, beside the program that was compiled, for each network and phone that has both."""
-    ms = published(work)
-    return [
-        {
-            "network": name,
-            "phone": phone,
-            "soc": soc,
-            "ms": ms[name, phone],
-            **quantised(name, work)[1],
-            "program": read_program(file),
-        }
-        for name in NETWORKS
-        for phone, soc in DEVICES.items()
-        if (name, phone) in ms and (file := program_file(work, name, soc)).exists()
-    ]
+    ms, rows = published(work), []
+    for name in NETWORKS:
+        for phone, soc in DEVICES.items():
+            file = program_file(work, name, soc)
+            if (name, phone) not in ms or not file.exists():
+                continue
+            try:
+                program = read_program(file)
+            except ModelError as error:
+                print(f"{name} {soc}: {error}", flush=True)
+                continue
+            facts = {"network": name, "phone": phone, "soc": soc, "ms": ms[name, phone], "program": program}
+            rows.append({**facts, **quantised(name, work)[1]})
+    return rows
 
 
 def predictions(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
