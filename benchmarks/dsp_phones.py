@@ -310,18 +310,20 @@ def score(work: Path) -> None:
         "published": f"qai-hub-models 0.65.0, {PRECISION}, {RUNTIME}",
         "compiler": f"onnxruntime-qnn {version('onnxruntime-qnn')}",
     }
+
+    def keep(found: list[dict[str, Any]]) -> None:
+        append_rows("dsp_phones", [{**facts, **row} for row in found])
+
     for phone, soc in DEVICES.items():
         own = [row for row in rows if row["phone"] == phone]
         rates = learn([row["program"] for row in own], np.array([row["ms"] for row in own]) * 1e3)
         print(soc, {name: float(f"{getattr(rates, name):.3g}") for name in (*LEARNED, "call_us")}, flush=True)
     measured, phones = np.array([row["ms"] for row in rows]), [row["phone"] for row in rows]
-    found = predictions(rows)
-    out = judged(found, measured, phones)
     for other in OTHERS:
-        out += judged(
-            {f"published by {other}, a factor a phone": by_runtime(rows, published(work, other))}, measured, phones
-        )
-    append_rows("dsp_phones", [{**facts, **row} for row in out])
+        values = by_runtime(rows, published(work, other))
+        keep(judged({f"published by {other}, a factor a phone": values}, measured, phones))
+    found = predictions(rows)
+    keep(judged(found, measured, phones))
     append_rows("dsp_phones_networks", [{**facts, **row} for row in of_networks(rows, found, measured)])
 
 
@@ -330,7 +332,7 @@ def by_runtime(rows: list[dict[str, Any]], other: dict[tuple[str, str], float]) 
     values = np.array([other.get((row["network"], row["phone"]), np.nan) for row in rows])
     ratio = values / np.array([row["ms"] for row in rows])
     phones = np.array([row["phone"] for row in rows])
-    for phone in np.unique(phones):
+    for phone in np.unique(phones[np.isfinite(ratio)]):
         values[phones == phone] /= np.nanmedian(ratio[phones == phone])
     return values
 
@@ -342,6 +344,8 @@ def judged(found: dict[str, np.ndarray], measured: np.ndarray, phones: list[str]
     for method, predicted in found.items():
         for phone in (*sorted(set(phones)), "all"):
             own = np.array([phone in (name, "all") for name in phones]) & np.isfinite(predicted)
+            if not own.any():
+                continue
             error = errors(predicted[own], measured[own])
             if phone == "all":  # ranks of one phone among another's mean nothing: their mean instead
                 for rank in ("spearman", "kendall"):
