@@ -186,7 +186,8 @@ class Program:
         if done.returncode or len(said) != counted + output:
             reason = _ENDS.get(done.returncode) or f"ended with status {done.returncode} {_last_line(done.stderr)}"
             raise ModelError(f"a Hexagon kernel {reason.strip()}; its job was {list(job)}")
-        counts = Counts(*struct.unpack_from(f"<{COUNTERS}I", said), self._misses(done.stderr))
+        packets, instructions, hvx = struct.unpack_from(f"<{COUNTERS}I", said)
+        counts = Counts(packets, instructions, hvx, self._misses(done.stderr))
         return counts, np.frombuffer(said, np.uint8, output, counted)
 
     def _misses(self, said: bytes) -> int | None:

@@ -161,7 +161,9 @@ def schedule(program: Schematic, rates: Rates) -> Schedule:
     work: dict[str, dict[str, float]] = {"dma": {}, "hmx": {}, "hvx": {}}
     ends: list[tuple[float, float, int]] = []
     #: microseconds of one unit of each amount
-    costs = {name: 1 / getattr(rates, name) for name in ("dma_bytes", "hmx_macs", "hvx_bytes", "division_bytes")}
+    costs: dict[str, float] = {
+        name: 1 / getattr(rates, name) for name in ("dma_bytes", "hmx_macs", "hvx_bytes", "division_bytes")
+    }
     costs["operator_us"] = rates.operator_us
     forced = 0
 
