@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import gzip
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,17 +24,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from dsp_phones import read_program
+from dsp_phones import keep_program, read_program
 from hexagon_ranking import few_shot
 from record import append_rows
 from scipy.stats import kendalltau, spearmanr
 
 from hwnas.profilers.qnn_chips import CHIPS
-from hwnas.profilers.qnn_compile import qnn_job
 from hwnas.profilers.qnn_schedule import Schedule, schedule
 from hwnas.quantize import quantize_for_timing
 from hwnas.spaces import get_space
-from hwnas.spaces.files import atomic_write
 
 DATA = Path(os.environ.get("HWNAS_DATA", Path(__file__).parents[2] / "shared" / "data"))
 COLUMN = "latbench.mobile-dsp-snapdragon-675-hexagon-685-int8"
@@ -69,9 +66,7 @@ def compile_one(work: Path, choices: list[int], chip: int) -> float:
     """Keep the program of a network in the work folder; seconds that it took."""
     start = time.perf_counter()
     model = quantize_for_timing(get_space("nasbench201").lower(tuple(choices)).to_onnx(), samples=1)
-    with qnn_job(model.SerializeToString(), chip, limit_s=600) as (folder, _):
-        (found,) = folder.glob("*_schematic.bin")
-        atomic_write(program_file(work, choices, chip), gzip.compress(found.read_bytes(), 4))
+    keep_program(program_file(work, choices, chip), model.SerializeToString(), chip)
     return time.perf_counter() - start
 
 

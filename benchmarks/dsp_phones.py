@@ -10,7 +10,7 @@ numbers agree with themselves.
 
     python -m pip download --no-deps -d DIR qai-hub-models==0.65.0
     python benchmarks/dsp_phones.py compile --work DIR        # an hour on two free cores; goes on where it was stopped
-    python benchmarks/dsp_phones.py score --work DIR          # a quarter of an hour; needs PyYAML
+    python benchmarks/dsp_phones.py score --work DIR          # half an hour; needs PyYAML
 """
 
 from __future__ import annotations
@@ -96,14 +96,18 @@ def compile_all(work: Path, only: list[str], chips: list[int]) -> None:
                 continue
             start = time.perf_counter()
             try:
-                data, _ = quantised(name, work)
-                with qnn_job(data, soc, limit_s=600) as (folder, _):
-                    (found,) = folder.glob("*_schematic.bin")
-                    atomic_write(kept, gzip.compress(found.read_bytes(), 4))
+                keep_program(kept, quantised(name, work)[0], soc)
             except ModelError as error:
                 kept.with_suffix(".error").write_text(str(error))
                 print(error)
             print(f"{name} {soc}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def keep_program(file: Path, model: bytes, soc: int) -> None:
+    """Compile a model for a chip, and keep the program."""
+    with qnn_job(model, soc, limit_s=600) as (folder, _):
+        (found,) = folder.glob("*_schematic.bin")
+        atomic_write(file, gzip.compress(found.read_bytes(), 4))
 
 
 def program_file(work: Path, name: str, soc: int) -> Path:

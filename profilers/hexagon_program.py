@@ -42,7 +42,7 @@ BLOBS, COUNTERS = 5, 3
 _BUILD_S, _RUN_S = 300, 120
 #: of one array that a kernel reads or writes; the program has room for three of them
 MAX_BYTES = 192 << 20
-_MISSES = re.compile(rb"^cache \d+ (\d+)$", re.M)
+_MISSES = re.compile(rb"^misses (\d+)$", re.M)
 #: what the program's exit statuses mean
 _ENDS = {2: "read another program's job", 3: "got too little input", 5: "ran out of memory", 6: "has no such kernel"}
 

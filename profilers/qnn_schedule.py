@@ -29,7 +29,7 @@ class Rates:
     hvx_bytes
         Bytes that one vector thread reads and writes.
     division_bytes
-        The same of a division, for which the vector unit has no instruction.
+        The same of a division, which published latencies say is slower on most chips.
     operator_us
         What beginning a transfer or an operator of the matrix unit costs.
     threads

@@ -116,12 +116,19 @@ def test_compiling_again_gives_the_same(block: bytes) -> None:
 
 
 @needs_package
-def test_larger_networks_take_longer() -> None:
-    space = get_space("mobilenet(resolution=64,depth=0.5)")
+@pytest.mark.parametrize(
+    ("device", "spec"),
+    [
+        ("dsp-qnn:57", "mobilenet(resolution=32,width=0.5,depth=0.5)"),
+        ("dsp-qnn:87", "mobilenet(resolution=64,depth=0.5)"),
+    ],
+)
+def test_larger_networks_take_longer(device: str, spec: str) -> None:
+    space = get_space(spec)
     small, large = (tuple(len(d.choices) - 1 if big else 0 for d in space.decisions) for big in (False, True))
     models = [quantize_for_timing(space.lower(a).to_onnx()) for a in (small, large)]
     macs = [space.lower(a).macs for a in (small, large)]
-    profiler = get_profiler("dsp-qnn:87")
+    profiler = get_profiler(device)
     times = [profiler.measure(model).median_ms for model in models]
     assert (macs[0] < macs[1]) == (times[0] < times[1])
 
