@@ -48,7 +48,7 @@ TASKS = {
     "cifar10-jpeg": ("classification", "rotation", "jigsaw", "colorization"),
 }
 #: Images that a training is judged by: for the choice of an epoch, and for the result.
-VALID, TEST = 500, 2000
+VALID, TEST = 500, 4000
 
 
 def jpeg(name: str, count: int, resolution: int) -> ArraySplit:
@@ -127,18 +127,22 @@ def train_cell(row: list[int], task: str, seed: int, arguments: argparse.Namespa
     }
 
 
-def known(data: str) -> list[dict[str, str]]:
+def known(data: str, arguments: argparse.Namespace) -> list[dict[str, str]]:
+    """Trainings of a data set at this scale."""
     if not FILE.exists():
         return []
+    scale = (arguments.limit, arguments.resolution, arguments.width, arguments.depth)
+    columns = ("training_images", "resolution", "width", "depth")
     with open(FILE, newline="", encoding="utf-8") as stream:
-        return [row for row in csv.DictReader(stream) if row["data"] == data]
+        rows = [row for row in csv.DictReader(stream) if row["data"] == data]
+    return [row for row in rows if tuple(float(row[column]) for column in columns) == scale]
 
 
 def cells(arguments: argparse.Namespace) -> None:
     """Train what is not in the table yet; cell by cell, so that a part of it can be looked at."""
     space = space_of(load(arguments.data, arguments.limit, arguments.resolution), arguments.width, arguments.depth)
     rows = space.sample_derived(arguments.cells, np.random.default_rng(0)).tolist()
-    done = {(row["cell"], row["task"], int(row["seed"])) for row in known(arguments.data)}
+    done = {(row["cell"], row["task"], int(row["seed"])) for row in known(arguments.data, arguments)}
     wanted = [
         (row, task, seed)
         for row in rows
@@ -158,22 +162,24 @@ def ranks(arguments: argparse.Namespace) -> None:
     """Rank correlations on each data set that has cells."""
     found: list[dict[str, object]] = []
     for data, tasks in TASKS.items():
-        table: dict[str, dict[str, list[float]]] = {}
+        table: dict[str, dict[str, dict[int, float]]] = {}
         macs: dict[str, float] = {}
-        for row in known(data):
-            table.setdefault(row["cell"], {}).setdefault(row["task"], []).append(float(row["accuracy"]))
+        for row in known(data, arguments):
+            table.setdefault(row["cell"], {}).setdefault(row["task"], {})[int(row["seed"])] = float(row["accuracy"])
             macs[row["cell"]] = float(row["macs"])
         full = [
             cell for cell, of_task in table.items() if all(len(of_task.get(t, ())) >= arguments.seeds for t in tasks)
         ]
         if len(full) < 10:
             continue
-        supervised = np.array([np.mean(table[cell]["classification"]) for cell in full])
-        others = {task: np.array([np.mean(table[cell][task]) for cell in full]) for task in tasks[1:]}
-        others["MACs"] = np.array([macs[cell] for cell in full])
-        pairs = {name: (values, supervised) for name, values in others.items()}
-        half = [np.array([table[cell]["classification"][seed] for cell in full]) for seed in range(2)]
-        pairs["classification, two trainings"] = (half[0], half[1])
+        seeds = {
+            task: np.array([[table[cell][task][seed] for seed in range(arguments.seeds)] for cell in full])
+            for task in tasks
+        }  # (cells, seeds)
+        supervised = seeds["classification"].mean(axis=1)
+        pairs = {task: (seeds[task].mean(axis=1), supervised) for task in tasks[1:]}
+        pairs["MACs"] = (np.array([macs[cell] for cell in full]), supervised)
+        pairs.update({f"{task}, two trainings": (seeds[task][:, 0], seeds[task][:, 1]) for task in tasks})
         draws = np.random.default_rng(0).integers(0, len(full), (2000, len(full)))
         for name, (one, other) in pairs.items():
             rho = float(spearmanr(one, other).statistic)
@@ -202,11 +208,11 @@ def main() -> None:
     parser.add_argument("--data", choices=list(TASKS), default="fashion-mnist")
     parser.add_argument("--cells", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--limit", type=int, default=1536, help="training images")
+    parser.add_argument("--limit", type=int, default=2560, help="training images")
     parser.add_argument("--resolution", type=int, default=16)
     parser.add_argument("--width", type=float, default=0.25)
-    parser.add_argument("--depth", type=float, default=0.375)
-    parser.add_argument("--steps", type=int, default=192, help="of a training, 64 inputs each")
+    parser.add_argument("--depth", type=float, default=0.25)
+    parser.add_argument("--steps", type=int, default=320, help="of a training, 64 inputs each")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     {"cells": cells, "ranks": ranks}[arguments.what](arguments)
