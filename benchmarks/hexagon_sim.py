@@ -4,8 +4,12 @@ Every kernel kind runs at a few sizes, 20 times each, beside the same operator i
 compiled by the same compiler with the same options, and once more with the compiler's own vectoriser on. All three must
 give the same bytes. One ``vrmpy`` a packet would be 128 MACs a packet.
 
+``generated``: operators of small networks, by their kernel and by the code that TVM generates for operators that have
+none (``dsp-hexagon-sim.tvm``).
+
     python benchmarks/hexagon_sim.py kernels
     python benchmarks/hexagon_sim.py linear
+    python benchmarks/hexagon_sim.py generated
 """
 
 from __future__ import annotations
@@ -18,8 +22,17 @@ import numpy as np
 from record import append_rows
 
 from hwnas.profilers import hexagon_kernels as hexagon
+from hwnas.profilers.dsp_hexagon_sim import DspHexagonSim
+from hwnas.profilers.hexagon_fusion import all_arrays, fused
+from hwnas.profilers.hexagon_generated import GeneratedCall, generator_version
 from hwnas.profilers.hexagon_kernels import Call, Quantised, Window
+from hwnas.profilers.hexagon_part import find_part
 from hwnas.profilers.hexagon_program import SOURCES, Program, kernels, versions
+from hwnas.quantize import quantize_for_timing
+from hwnas.spaces import Graph
+from hwnas.spaces.families import NetworkBuilder
+from hwnas.spaces.kernel import Kernel
+from hwnas.spaces.kernels import Add, Conv, DepthwiseConv, Pool
 
 RUNS = 20
 VRMPY = 128
@@ -128,13 +141,80 @@ def measure_linear(rows: list[dict[str, object]]) -> None:
         )
 
 
+def networks() -> dict[str, tuple[Graph, str, int]]:
+    """Small networks, and the fused operator of each that is looked at: which of its kind."""
+
+    def image(kernel: Kernel, channels: int = 32, size: int = 14) -> Graph:
+        net = NetworkBuilder((1, channels, size, size))
+        return net.graph(net.add(kernel, net.conv("input", channels)))
+
+    def of_two(kernel: Kernel) -> Graph:
+        net = NetworkBuilder((1, 32, 14, 14))
+        return net.graph(net.add(kernel, net.conv("input", 32), net.conv("input", 32)))
+
+    tokens = NetworkBuilder((1, 3, 32, 32))
+    transformer = tokens.token_classifier(tokens.transformer(tokens.tokens("input", 4, 64), 2), 10)
+    return {
+        "conv 32→32, k1, 14": (image(Conv(o=32, k=1)), "QLinearConv", -1),
+        "conv 32→32, k3, 14": (image(Conv(o=32, k=3)), "QLinearConv", -1),
+        "depthwise 32, k3, 14": (image(DepthwiseConv(k=3)), "QLinearConv", -1),
+        "max-pool 32, k3, 14": (image(Pool("max", 3, 1, 1)), "MaxPool", -1),
+        "average-pool 32, k3, 14": (image(Pool("avg", 3, 1, 1)), "QLinearAveragePool", -1),
+        "add 32, 14": (of_two(Add()), "QLinearAdd", -1),
+        "64 tokens of 64 → 192": (transformer, "QGemm", 0),
+        "attention: 2 × 64 × 32 by 32 × 64": (transformer, "QLinearMatMul", 0),
+        "softmax of 2 × 64 × 64": (transformer, "QLinearSoftmax", 0),
+        "LayerNorm of 64 × 64": (transformer, "LayerNormalization", 0),
+        "transpose of 64 × 64": (transformer, "Transpose", 0),
+    }
+
+
+def measure_generated(rows: list[dict[str, object]]) -> None:
+    """Packets of generated code over those of the kernel, and how many of its bytes are one off onnxruntime's."""
+    print(f"{'operator':36} {'kernel':>8} {'generated':>10} {'ratio':>7} {'one off':>8}")
+    profiler = DspHexagonSim(tvm=True)
+    for name, (graph, op, which) in networks().items():
+        data = quantize_for_timing(graph.to_onnx()).SerializeToString()
+        model = fused(data)
+        number = [number for number, node in enumerate(model.graph.node) if node.op_type == op][which]
+        wanted = model.graph.node[number].output[0]
+        found = next((one for one in profiler.simulate(data) if wanted in one.node.outputs), None)
+        packets = found.packets if found and found.kernels != ("generated",) else None
+        part = find_part(model, number, all_arrays(model))
+        if part is None:
+            raise SystemExit(f"{name}: nothing is computed")
+        call = GeneratedCall(part)
+        counts, made = call.run(kernels())
+        away = np.abs(made.astype(int) - call.expected)
+        if away.max() > 1:
+            raise SystemExit(f"{name}: the generated code is wrong by {away.max()}")
+        ratio = f"{counts.packets / packets:.1f}" if packets else ""
+        off = float((away == 1).mean())
+        print(f"{name:36} {packets or '':>8} {counts.packets:10d} {ratio:>7} {off:8.2%}", flush=True)
+        rows.append(
+            {
+                "operator": name,
+                "op": op,
+                "macs": call.macs,
+                "kernel_packets": packets or "",
+                "generated_packets": counts.packets,
+                "ratio": ratio,
+                "one_off": round(off, 5),
+            }
+        )
+
+
+MEASURES = {"kernels": measure_kernels, "linear": measure_linear, "generated": measure_generated}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kernels", "linear"])
+    parser.add_argument("what", choices=list(MEASURES))
     what = parser.parse_args().what
     rows: list[dict[str, object]] = []
-    (measure_kernels if what == "kernels" else measure_linear)(rows)
-    stamp = {"date": datetime.now(UTC).date().isoformat(), "versions": versions()}
+    MEASURES[what](rows)
+    source = f"{versions()}, {generator_version()}" if what == "generated" else versions()
+    stamp = {"date": datetime.now(UTC).date().isoformat(), "versions": source}
     append_rows(f"hexagon_{what}", [{**stamp, **row} for row in rows])
 
 

@@ -1,6 +1,7 @@
 """``dsp-hexagon-sim``: packets of hwnas's own int8 kernels on a Hexagon v67 with HVX, counted by QEMU.
 
-Device key: ``dsp-hexagon-sim`` (int8 in QDQ form, one thread, one image). The kernels (``hexagon/``) are compiled by
+Device keys: ``dsp-hexagon-sim`` (int8 in QDQ form, one thread, one image), and ``.tvm``, where TVM generates code for
+operators without a kernel, which are refused else. The kernels (``hexagon/``) are compiled by
 zig and run in qemu-hexagon, each operator of a network alone, with its own weights and input; its output is compared
 with onnxruntime's. Counts are exact: they repeat to the packet on any machine.
 
@@ -19,11 +20,12 @@ import numpy as np
 from hwnas.latency_tables import DeviceRecord
 from hwnas.profilers.attribution import attribute, divide
 from hwnas.profilers.base import Measurement, Model, Profiler, as_bytes
+from hwnas.profilers.hexagon_generated import generator_missing, generator_version
 from hwnas.profilers.hexagon_program import Cache, Counts, Program, kernels, missing, versions
 from hwnas.profilers.interleave import FLOOR_MS
 from hwnas.profilers.model_io import check_quantised, load_model, model_nodes
 from hwnas.profilers.protocol import Protocol
-from hwnas.spaces.errors import ConfigError, ModelError
+from hwnas.spaces.errors import ConfigError, DeviceUnavailable, ModelError
 
 if TYPE_CHECKING:
     from hwnas.profilers.attribution import ExecutedNode
@@ -76,6 +78,8 @@ class DspHexagonSim(Profiler):
     ----------
     precision, threads, batch
         See `hwnas.profilers.base.Profiler`: int8, one thread, one image.
+    tvm
+        Whether TVM generates code for operators that have no kernel.
     clock_mhz
         Packets in a microsecond. A latency is packets over this, which no real device reaches.
     cache_kb
@@ -88,6 +92,7 @@ class DspHexagonSim(Profiler):
     device_class = "dsp"
     summary = "int8 kernels of hwnas on a Hexagon v67 with HVX, packets counted in QEMU, simulated"
     precisions = ("int8",)
+    switches = ("tvm",)
     method = "simulated"
     computes = True
 
@@ -97,6 +102,7 @@ class DspHexagonSim(Profiler):
         precision: str | None = None,
         threads: int = 1,
         batch: int = 1,
+        tvm: bool = False,
         clock_mhz: float = CLOCK_MHZ,
         cache_kb: int = 0,
         miss_packets: float = 0.0,
@@ -109,6 +115,9 @@ class DspHexagonSim(Profiler):
                 f"{self.name} takes a cache of 0 to 65536 KB, and 0 to 10000 packets a miss of it, "
                 f"not {cache_kb} and {miss_packets:g}"
             )
+        if tvm and (reason := generator_missing()):
+            raise DeviceUnavailable(f"{self.name}.tvm is not available here: {reason}")
+        self.tvm = tvm
         self.clock_mhz = float(clock_mhz)
         self.cache = Cache(cache_kb) if cache_kb else None
         self.miss_packets = float(miss_packets)
@@ -126,7 +135,7 @@ class DspHexagonSim(Profiler):
             name=f"Hexagon v67 with HVX, simulated, one packet a cycle at {self.clock_mhz:g} MHz{memory}",
             device_class=self.device_class,
             runtime="hwnas kernels",
-            runtime_version=versions(),
+            runtime_version=", ".join([versions(), *([generator_version()] if self.tvm else [])]),
             precision=self.precision,
             threads=self.threads,
             batch=self.batch,
@@ -140,7 +149,7 @@ class DspHexagonSim(Profiler):
         Raises
         ------
         ModelError
-            If the model is not quantised, an operator has no kernel, or a kernel's output is wrong.
+            If the model is not quantised, an operator has no kernel and none is generated, or an output is wrong.
         """
         packets = sum(map(self._packets, self.simulate(model)))
         ms = max(FLOOR_MS, packets / (self.clock_mhz * 1e3))
@@ -172,7 +181,7 @@ class DspHexagonSim(Profiler):
         from hwnas.profilers.hexagon_graph import operators
 
         program, found = kernels(self.cache), []
-        for operator in operators(data):
+        for operator in operators(data, self.tvm):
             counts, outputs, off = [], 0, 0
             for step in operator.steps:
                 if (known := self._known.get(step.call.signature)) is None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwnas.profilers.attribution import ExecutedNode
 from hwnas.profilers.hexagon_fusion import all_arrays, evaluate, fused, quantise, tabulate
+from hwnas.profilers.hexagon_generated import GeneratedCall
 from hwnas.profilers.hexagon_kernels import (
     Call,
     Quantised,
@@ -29,6 +30,7 @@ from hwnas.profilers.hexagon_kernels import (
     multiply,
     scale_channels,
 )
+from hwnas.profilers.hexagon_part import find_part
 from hwnas.spaces.errors import ModelError
 
 if TYPE_CHECKING:
@@ -56,13 +58,14 @@ _UNARY = frozenset(
 #: operators that only name an array's sizes anew: nothing is moved
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _MOVES = frozenset({"Reshape", "Transpose", "Split", "Slice", "Gather"})
+_CHANGES = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """One kernel call of an operator, and what onnxruntime computed: unsigned bytes of the output's shape."""
 
-    call: Call
+    call: Call | GeneratedCall
     expected: np.ndarray
 
 
@@ -74,10 +77,17 @@ class Operator:
     steps: tuple[Step, ...]
 
 
-def operators(data: bytes) -> list[Operator]:
+def operators(data: bytes, generate: bool = False) -> list[Operator]:
     """The operators of a quantised model on a fixed random input, in order.
 
     Conversions from and to floating point at the model's ends are left out: an application hands over bytes.
+
+    Parameters
+    ----------
+    data
+        The serialised model.
+    generate
+        Whether code is generated for what has no kernel, by TVM.
 
     Raises
     ------
@@ -86,7 +96,7 @@ def operators(data: bytes) -> list[Operator]:
     """
     model = fused(data)
     reader = _Reader(model, all_arrays(model))
-    return list(reader.operators())
+    return list(reader.operators(generate))
 
 
 # ------------------------------------------------------------------ reading
@@ -96,6 +106,7 @@ class _Reader:
     """Makes kernel calls of the nodes of a fused model."""
 
     def __init__(self, model: ModelProto, arrays: Mapping[str, np.ndarray]) -> None:
+        self._model = model
         self._nodes = list(model.graph.node)
         self._arrays = arrays
         self._given = {value.name for value in model.graph.input}
@@ -119,37 +130,61 @@ class _Reader:
             "QLinearConcat": self._concat,
         }
 
-    def operators(self) -> Iterator[Operator]:
+    def operators(self, generate: bool) -> Iterator[Operator]:
         done: set[int] = set()
-        for index, node in enumerate(self._nodes):
-            if index in done or (node.op_type == "DequantizeLinear" and node.input[0] in self._stored):
+        for index in range(len(self._nodes)):
+            if index in done:
                 continue
-            if node.op_type in _UNARY and node.input[0] in self._given:
-                members = self._island(index, done)
-                yield self._operator(members, self._first_steps(members), members[0])
-                continue
-            if node.op_type == "DequantizeLinear":
-                members = self._island(index, done)
-                if members:
-                    yield self._operator(members, self._island_steps(members), members[1])
-                continue
-            if node.op_type == "QuantizeLinear":
-                if node.input[0] not in self._given:
-                    raise _no_kernel(node, "float32 values that no DequantizeLinear gives")
-                continue
-            if node.op_type in _MOVES | _VIEWS:
-                members = self._moved(index, done)
-                if steps := self._move_steps(members):
-                    yield self._operator(members, steps, members[0])
-                continue
-            maker = self._makers.get(node.op_type)
-            if maker is None:
-                raise _no_kernel(node)
+            before = set(done)
             try:
-                steps = maker(node)
+                found = self._by_kernels(index, done)
             except ModelError as error:
-                raise ModelError(f"{node.op_type} {node.name!r}: {error}") from error
-            yield self._operator([node], steps, node)
+                if not generate:
+                    raise ModelError(f"{error}; dsp-hexagon-sim.tvm generates code for such operators") from error
+                done &= before  # of a chain of nodes the first is tried alone
+                found = self._generated(index, done)
+            if found:
+                yield found
+
+    def _by_kernels(self, index: int, done: set[int]) -> Operator | None:
+        """The operator that begins at a node, and the nodes of it that are done; None if nothing is computed."""
+        node = self._nodes[index]
+        if node.op_type == "DequantizeLinear" and node.input[0] in self._stored:
+            return None
+        if node.op_type in _UNARY and node.input[0] in self._given:
+            members = self._island(index, done)
+            return self._operator(members, self._first_steps(members), members[0])
+        if node.op_type == "DequantizeLinear":
+            members = self._island(index, done)
+            return self._operator(members, self._island_steps(members), members[1]) if members else None
+        if node.op_type == "QuantizeLinear":
+            if node.input[0] not in self._given:
+                raise _no_kernel(node, "float32 values that no DequantizeLinear gives")
+            return None
+        if node.op_type in _MOVES | _VIEWS:
+            members = self._moved(index, done)
+            steps = self._move_steps(members)
+            return self._operator(members, steps, members[0]) if steps else None
+        maker = self._makers.get(node.op_type)
+        if maker is None:
+            raise _no_kernel(node)
+        try:
+            steps = maker(node)
+        except ModelError as error:
+            raise ModelError(f"{node.op_type} {node.name!r}: {error}") from error
+        return self._operator([node], steps, node)
+
+    def _generated(self, index: int, done: set[int]) -> Operator | None:
+        """The part of the network that a node belongs to, for which code is generated."""
+        part = find_part(self._model, index, self._arrays)
+        if part is None:
+            return None
+        done.update(part.members)
+        members = [self._nodes[number] for number in part.members]
+        named = next((node for node in members if node.op_type not in _CHANGES), members[0])
+        call = GeneratedCall(part)
+        node = ExecutedNode(named.name or named.output[0], named.op_type, tuple(part.inputs), tuple(part.outputs))
+        return Operator(node, (Step(call, call.expected),))
 
     def _operator(self, members: Sequence[NodeProto], steps: Sequence[Step], named: NodeProto) -> Operator:
         inputs = tuple(name for name in members[0].input if name)
@@ -211,11 +246,15 @@ class _Reader:
     def _product(
         self, node: NodeProto, weights: np.ndarray, bias: np.ndarray | None, scale: str, zero: str
     ) -> list[Step]:
-        x = self._quantised(node.input[:3])
+        x, expected = self._quantised(node.input[:3]), self._array(node.output[0])
         factors = np.float32(x.scale) * self._array(node.input[4]).reshape(-1).astype(np.float32)
         factors = factors / np.float32(self._number(scale))
+        rows = x.values.reshape(-1, x.values.shape[-1])
+        if x.values.ndim != 2 or len(rows) > 1:  # tokens lie as pixels of a map
+            x = replace(x, values=np.ascontiguousarray(rows.T)[None, :, None])
+            expected = expected.reshape(len(rows), -1).T[None, :, None]
         call = convolution(x, weights[:, :, None, None], bias, factors, int(self._number(zero)), Window())
-        return [Step(call, self._array(node.output[0]))]
+        return [Step(call, expected)]
 
     def _weights(self, values: str, zeros: str) -> np.ndarray:
         """Signed bytes around zero; onnxruntime stores them as unsigned ones around 128 for some processors."""
@@ -261,6 +300,8 @@ class _Reader:
 
     def _binary(self, node: NodeProto, kernel: Callable[[Quantised, Quantised, float, int], Call]) -> list[Step]:
         a, b = self._quantised(node.input[:3]), self._quantised(node.input[3:6])
+        if a.values.shape == b.values.shape:
+            a, b = _as_map(a), _as_map(b)
         scale, zero = self._number(node.input[6]), int(self._number(node.input[7]))
         call = (
             kernel(a, b, scale, zero)
@@ -275,7 +316,9 @@ class _Reader:
             a, b = b, a
         number = (float(b.values.reshape(-1)[0]) - b.zero) * b.scale
         values = (np.arange(256) - a.zero) * a.scale
-        return look_up(a, quantise(values + number if node.op_type == "QLinearAdd" else values * number, scale, zero))
+        return look_up(
+            _as_map(a), quantise(values + number if node.op_type == "QLinearAdd" else values * number, scale, zero)
+        )
 
     # -------------------------------------------------------------- functions of a byte
 
@@ -284,7 +327,7 @@ class _Reader:
         x = self._quantised(node.input[:3])
         alone = _node_copy(node, op, ["x"], ["y"])
         table = tabulate(x, [alone], {}, "y", self._number(node.input[3]), int(self._number(node.input[4])))
-        return [Step(look_up(x, table), self._array(node.output[0]))]
+        return [Step(look_up(_as_map(x), table), self._array(node.output[0]))]
 
     def _island(self, index: int, done: set[int]) -> list[NodeProto]:
         """The nodes from a DequantizeLinear, or the first one, to the next QuantizeLinear; none if it is the end."""
@@ -317,7 +360,7 @@ class _Reader:
             offsets = (bias - mean * gain - x.zero * x.scale * gain) / scale + zero
             return [Step(scale_channels(x, gain * x.scale / scale, offsets), expected)]
         table = tabulate(x, inner, self._arrays, last.input[0], scale, zero, given=first.output[0])
-        return [Step(look_up(x, table), expected)]
+        return [Step(look_up(_as_map(x), table), expected)]
 
     def _first_steps(self, members: Sequence[NodeProto]) -> list[Step]:
         """A function that reads the model's floats, as that of the bytes that they would be inside of a network."""
@@ -382,6 +425,13 @@ class _Reader:
 
 
 # ------------------------------------------------------------------ pieces of ONNX
+
+
+def _as_map(x: Quantised) -> Quantised:
+    """An array of any sizes as a map with the same bytes in the same order, for what takes them one by one."""
+    if x.values.ndim in (2, 4) and len(x.values) == 1:
+        return x
+    return replace(x, values=x.values.reshape(1, 1 if x.values.size % 4 else 4, 1, -1))
 
 
 def _no_kernel(node: NodeProto, what: str = "") -> ModelError:

@@ -7,6 +7,7 @@ plug-in of QEMU (``hexagon_cache.c``) models a cache, and says how often the ker
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
@@ -143,13 +144,12 @@ class Program:
             raise DeviceUnavailable(reason)
         folder = Path(tempfile.mkdtemp(prefix="hwnas-hexagon-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.cache = cache
         self._file = folder / "kernels.elf"
         _build(self._file, [*FLAGS, *flags, f"-I{SOURCES}", *map(str, sources)], "the Hexagon kernels")
         self._plugin: list[str] = []
         if cache:
-            plugin = folder / "cache.so"
-            _build(plugin, ["-shared", "-fPIC", "-O2", str(PLUGIN)], "the model of a cache")
-            self._plugin = ["-plugin", f"{plugin},sets={cache.sets},ways={cache.ways},line={LINE}"]
+            self._plugin = ["-plugin", f"{_plugin()},sets={cache.sets},ways={cache.ways},line={LINE}"]
         shutil.rmtree(folder / "cache", ignore_errors=True)
 
     def run(self, job: Sequence[int], blobs: Sequence[bytes], output: int) -> tuple[Counts, np.ndarray]:
@@ -205,6 +205,15 @@ class Program:
 def kernels(cache: Cache | None = None) -> Program:
     """The kernels that come with hwnas, built when they are first needed."""
     return Program(cache=cache)
+
+
+@lru_cache(maxsize=1)
+def _plugin() -> Path:
+    """The plug-in, which is built when it is first needed."""
+    folder = Path(tempfile.mkdtemp(prefix="hwnas-hexagon-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _build(folder / "cache.so", ["-shared", "-fPIC", "-O2", str(PLUGIN)], "the model of a cache")
+    return folder / "cache.so"
 
 
 def _build(target: Path, options: list[str], what: str) -> None:
