@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from record import append_rows
+from record import append_rows, median_interval
 
 from hwnas.constraints import ConstraintSet
 from hwnas.costs import AdditiveCost, Part
@@ -119,14 +119,6 @@ def reached(delivered: list[tuple[int, Architecture]], score: Scores, wanted: fl
     return float(delivered[first][0]) if first < len(delivered) else np.inf
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Median, and its bootstrapped 95 % interval; infinite values are the largest."""
-    rng = np.random.default_rng(0)
-    drawn = np.sort(rng.choice(values, (2000, len(values))), axis=1)[:, (len(values) - 1) // 2]
-    low, high = np.sort(drawn)[[50, 1949]]
-    return float(np.sort(values)[(len(values) - 1) // 2]), float(low), float(high)
-
-
 def best_rate(
     name: str, space: SearchSpace, score: Scores, evaluations: int, rates: Sequence[float], **settings: Any
 ) -> float:
@@ -166,8 +158,8 @@ def compare_on_tables(seeds: int, evaluations: int, rates: Sequence[float]) -> l
             if not wanted:  # PARSEC comes first
                 wanted = dict(enumerate(look_up(ends).tolist()))
             counts = np.array([reached(delivered, look_up, wanted[s]) for s, (delivered, _) in enumerate(found)])
-            median, low, high = interval(counts)
-            quality = interval(_look_up(space, report, ends))
+            median, low, high = median_interval(counts)
+            quality = median_interval(_look_up(space, report, ends))
             rows.append(
                 {
                     "date": datetime.date.today().isoformat(),
@@ -227,9 +219,9 @@ def budgets(seeds: int, evaluations: int) -> list[dict[str, object]]:
                     "architectures": evaluations,
                     "used_percent_median": round(100 * float(np.median(used)), 2),
                     "used_percent_most": round(100 * max(used), 2),
-                    "behind_best_median": round(interval(np.array(behind))[0], 3),
-                    "behind_low95": round(interval(np.array(behind))[1], 3),
-                    "behind_high95": round(interval(np.array(behind))[2], 3),
+                    "behind_best_median": round(median_interval(np.array(behind))[0], 3),
+                    "behind_low95": round(median_interval(np.array(behind))[1], 3),
+                    "behind_high95": round(median_interval(np.array(behind))[2], 3),
                     "last_draws_that_fit_percent": round(100 * float(np.mean(inside)), 1),
                 }
             )
@@ -265,7 +257,7 @@ def interactions(seeds: int, evaluations: int, strengths: Sequence[float]) -> li
                 results.setdefault(label, []).append((best - value) / float(typical.std()))
                 logits[label] = strategy.distribution.size
         for label, regrets in results.items():
-            median, low, high = interval(np.array(regrets))
+            median, low, high = median_interval(np.array(regrets))
             rows.append(
                 {
                     "date": datetime.date.today().isoformat(),

@@ -35,7 +35,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from record import append_rows, finish
+from record import append_rows, finish, median_interval
 
 from hwnas.constraints import ConstraintSet
 from hwnas.evaluators import Evaluation
@@ -98,13 +98,6 @@ def reached(curve: np.ndarray, goal: float) -> float:
     """After how many models a curve is at `goal`; infinite if never."""
     above = np.flatnonzero(curve >= goal)
     return float(above[0] + 1) if len(above) else np.inf
-
-
-def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Lower median and its bootstrapped 95 % interval; infinite values are the largest."""
-    drawn = np.sort(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)[:, (len(values) - 1) // 2]
-    low, high = np.sort(drawn)[[50, 1949]]
-    return float(np.sort(values)[(len(values) - 1) // 2]), float(low), float(high)
 
 
 def models(

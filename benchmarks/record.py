@@ -13,6 +13,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 RESULTS = Path(__file__).parent / "results"
 DONE = Path(__file__).parents[1] / "build" / "benchmarks"
 
@@ -60,3 +62,10 @@ def finish(name: str, task: Callable[..., Any], calls: Sequence[Sequence[Any]], 
             stream.write(json.dumps({"call": call, "result": result}) + "\n")
             stream.flush()
     return [done[json.dumps(call)] for call in calls]
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Lower median, and its bootstrapped 95 % interval; infinite values are the largest."""
+    drawn = np.sort(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)[:, (len(values) - 1) // 2]
+    low, high = np.sort(drawn)[[50, 1949]]
+    return float(np.sort(values)[(len(values) - 1) // 2]), float(low), float(high)
