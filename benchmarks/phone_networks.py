@@ -2,7 +2,8 @@
 
 Weights are random. What is published begins with its image's normalisation where the package ``qai-hub-models`` says
 so, and so does what is rebuilt. Where the published file's graph is known to differ, the function says so. `NETWORKS`
-gives each the name under which its latencies are published (``model|component`` of that package).
+gives each the name under which its latencies are published (``model|component`` of that package), `QUANTISED` what is
+to be changed in a network's int8 form: published with a latency is how many layers a file has.
 """
 
 from __future__ import annotations
@@ -390,6 +391,51 @@ def osnet() -> onnx.ModelProto:
     return net.model(net.act(net.linear(net.mean(net.conv(x, 512)), 512), "relu"))
 
 
+def float_norms(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Norms that nothing absorbs, and ReLUs behind them, in floating point.
+
+    DenseNet is published with 440 layers: these are its operators, ReLUs behind norms among them, and a conversion
+    before and one behind each of its 62 norms. In int8 it is slower than in float, too.
+    """
+    graph, nodes, zeros = model.graph, [], set()
+    readers = {name: node for node in graph.node for name in node.input}
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type == "BatchNormalization":
+            out = node.output[0]
+            zeros.add(readers[out].input[2])
+            node.output[0] = f"{out}/norm"
+            nodes.append(helper.make_node("Relu", [f"{out}/norm"], [out], f"{out}/relu"))
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+    for tensor in graph.initializer:
+        if tensor.name in zeros:  # from a zero point of 0 on, quantising would do for the ReLU
+            tensor.CopyFrom(numpy_helper.from_array(np.uint8(1), tensor.name))
+    return model
+
+
+def whole_hard_swish(model: onnx.ModelProto) -> onnx.ModelProto:
+    """HardSwish as one operator, as it is published; onnxruntime's preparation for its quantiser takes it apart."""
+    nodes = list(model.graph.node)
+    made = {name: node for node in nodes for name in node.output}
+    gone: set[str] = set()
+    for node in nodes:
+        if node.op_type != "Mul":
+            continue
+        for gate, x in (node.input, reversed(node.input)):
+            chain = [made[gate], made[made[gate].input[0]]] if gate in made else []
+            inner = made.get(chain[-1].input[0]) if chain else None
+            if inner is not None and inner.op_type == "HardSigmoid" and inner.input[0] == x:
+                node.op_type, node.input[:] = "HardSwish", [x]
+                gone |= {inner.output[0], *(one.output[0] for one in chain)}
+                break
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes if node.output[0] not in gone]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
+
+
 #: published name to what builds the network
 NETWORKS: dict[str, Callable[[], Graph | onnx.ModelProto]] = {
     "resnet18|ResNet18": partial(prepared, IMAGENET, partial(resnet, (2, 2, 2, 2), False)),
@@ -430,4 +476,10 @@ NETWORKS: dict[str, Callable[[], Graph | onnx.ModelProto]] = {
     "hrnet_pose|HRNetPose": partial(prepared, IMAGENET, partial(hrnet, 32, (1, 3, 256, 192), False)),
     "hrnet_face|HRNetFace": partial(prepared, IMAGENET, partial(hrnet, 18, (1, 3, 256, 256), True)),
     "osnet|OSNet": partial(prepared, IMAGENET, osnet),
+}
+
+#: published name to what changes its int8 form
+QUANTISED: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "densenet121|DenseNet-121": float_norms,
+    "mobilenet_v3_large|MobileNet-v3-Large": whole_hard_swish,
 }

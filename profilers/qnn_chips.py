@@ -81,17 +81,17 @@ _UNKNOWN = 57
 #: Rates learned from published latencies by benchmarks/dsp_phones.py, which prints them, and says how far they are off
 #: on networks that they have not seen.
 _RATES = {
-    36: Rates(45.9e3, 16.7e6, 24e3, 1.69e3, 0.15, call_us=71.8),
-    43: Rates(50.9e3, 22.4e6, 29.8e3, 1.59e3, 0.0661, call_us=85),
-    57: Rates(63.7e3, 30.3e6, 43.4e3, 1.63e3, 0.0424, call_us=47.4),
-    60: Rates(62.7e3, 20.8e6, 27.8e3, 0.928e3, 0.0619, call_us=29.8),
-    69: Rates(75.8e3, 33.3e6, 61.3e3, 1.67e3, 0.0529, call_us=39.1),
-    77: Rates(61.1e3, 23.1e6, 25.7e3, 1.3e3, 0.137, call_us=148),
-    78: Rates(7.82e3, 1.05e6, 10.8e3, 19.9e3, 0.0491, call_us=8.76),
-    86: Rates(30.5e3, 12.8e6, 26.7e3, 6.73e3, 0.00631, call_us=48.1),
-    87: Rates(60e3, 51.9e6, 59.1e3, 2.35e3, 0.058, call_us=29),
-    88: Rates(81.1e3, 39.3e6, 59.7e3, 1.82e3, 0.0958, call_us=6.83),
-    93: Rates(14.5e3, 5.68e6, 17e3, 8.89e3, 0.0999, call_us=399),
+    36: Rates(46.9e3, 16.6e6, 21.4e3, 2.43e3, 0.126, call_us=72.2),
+    43: Rates(51.9e3, 22.3e6, 27.9e3, 2.09e3, 0.0592, call_us=84.3),
+    57: Rates(66.7e3, 30.7e6, 38.2e3, 2.86e3, 0.0593, call_us=45.6),
+    60: Rates(64.8e3, 20.7e6, 25.1e3, 1.59e3, 0.0517, call_us=31.1),
+    69: Rates(72.4e3, 33.1e6, 55.9e3, 2.02e3, 0.0565, call_us=36.1),
+    77: Rates(63e3, 23.1e6, 23.9e3, 1.93e3, 0.126, call_us=148),
+    78: Rates(11.2e3, 0.971e6, 11.7e3, 3.18e3, 0.165, call_us=95.5),
+    86: Rates(30.8e3, 12.2e6, 25.5e3, 5.9e3, 0.00386, call_us=48),
+    87: Rates(64.5e3, 51.4e6, 56.9e3, 2.25e3, 0.0739, call_us=27.3),
+    88: Rates(75.7e3, 38.5e6, 55.2e3, 1.62e3, 0.0978, call_us=2.13),
+    93: Rates(15.3e3, 5.21e6, 16.3e3, 9.34e3, 0.0654, call_us=408),
 }
 
 #: Phones and boards, by the name that a device key takes, with the id of their chip.
