@@ -10,7 +10,7 @@ numbers agree with themselves.
 
     python -m pip download --no-deps -d DIR qai-hub-models==0.65.0
     python benchmarks/dsp_phones.py compile --work DIR        # an hour on two free cores; goes on where it was stopped
-    python benchmarks/dsp_phones.py score --work DIR          # half an hour; needs PyYAML
+    python benchmarks/dsp_phones.py score --work DIR          # a third of an hour on two free cores; needs PyYAML
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from hwnas.profilers.hexagon_kernels import (
     scale_channels,
 )
 from hwnas.profilers.hexagon_part import find_part
+from hwnas.profilers.model_io import attributes_of
 from hwnas.spaces.errors import ModelError
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class _Reader:
             np.float32(x.scale) * weight_scale.reshape(-1).astype(np.float32) / np.float32(self._number(node.input[6]))
         )
         window, zero = _window(node, weights.shape[2:], x.shape[2:]), int(self._number(node.input[7]))
-        groups, channels, outputs = int(_attributes(node).get("group", 1)), x.shape[1], len(weights)
+        groups, channels, outputs = int(attributes_of(node).get("group", 1)), x.shape[1], len(weights)
         if groups == channels == outputs and channels > 1:
             return [Step(convolution(x, weights, bias, factors, zero, window, depthwise=True), expected)]
         factors = np.broadcast_to(factors, (outputs,))
@@ -230,7 +231,7 @@ class _Reader:
         return steps
 
     def _gemm(self, node: NodeProto) -> list[Step]:
-        attributes = _attributes(node)
+        attributes = attributes_of(node)
         if attributes.get("transA") or attributes.get("alpha", 1.0) != 1.0 or len(node.input) < 9:
             raise ModelError("only a product of plain int8 arrays has a Hexagon kernel")
         weights = self._weights(node.input[3], node.input[5])
@@ -279,7 +280,7 @@ class _Reader:
 
     def _average_pool(self, node: NodeProto) -> list[Step]:
         self._channels_first(node)
-        attributes, x = _attributes(node), self._quantised(node.input[:3])
+        attributes, x = attributes_of(node), self._quantised(node.input[:3])
         call = average_pool(
             x,
             _window(node, attributes["kernel_shape"], x.shape[2:]),
@@ -291,11 +292,11 @@ class _Reader:
 
     def _max_pool(self, node: NodeProto) -> list[Step]:
         x = Quantised(self._array(node.input[0]))
-        window = _window(node, _attributes(node)["kernel_shape"], x.shape[2:])
+        window = _window(node, attributes_of(node)["kernel_shape"], x.shape[2:])
         return [Step(max_pool(x, window), self._array(node.output[0]))]
 
     def _channels_first(self, node: NodeProto) -> None:
-        if _attributes(node).get("channels_last"):
+        if attributes_of(node).get("channels_last"):
             raise ModelError("maps with the channels last have no Hexagon kernel")
 
     def _binary(self, node: NodeProto, kernel: Callable[[Quantised, Quantised, float, int], Call]) -> list[Step]:
@@ -356,7 +357,7 @@ class _Reader:
             if any(node.op_type != "Relu" for node in inner[1:]) or (inner[1:] and zero):
                 raise _no_kernel(inner[1], "a BatchNormalization that is not folded")
             gain, bias, mean, variance = (self._array(name).astype(np.float64) for name in inner[0].input[1:5])
-            gain = gain / np.sqrt(variance + _attributes(inner[0]).get("epsilon", 1e-5))
+            gain = gain / np.sqrt(variance + attributes_of(inner[0]).get("epsilon", 1e-5))
             offsets = (bias - mean * gain - x.zero * x.scale * gain) / scale + zero
             return [Step(scale_channels(x, gain * x.scale / scale, offsets), expected)]
         table = tabulate(x, inner, self._arrays, last.input[0], scale, zero, given=first.output[0])
@@ -375,7 +376,7 @@ class _Reader:
     # -------------------------------------------------------------- channels
 
     def _concat(self, node: NodeProto) -> list[Step]:
-        if int(_attributes(node)["axis"]) != 1:
+        if int(attributes_of(node)["axis"]) != 1:
             raise ModelError("concatenating along another axis than channels has no Hexagon kernel")
         scale, zero = self._number(node.input[0]), int(self._number(node.input[1]))
         steps, parts = [], []
@@ -439,15 +440,9 @@ def _no_kernel(node: NodeProto, what: str = "") -> ModelError:
     return ModelError(f"there is no Hexagon kernel for {node.op_type}{of} (node {node.name or node.output[0]!r})")
 
 
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
 def _window(node: NodeProto, kernel: Sequence[int], sizes: Sequence[int]) -> Window:
     """The window of a convolution or pool."""
-    found = _attributes(node)
+    found = attributes_of(node)
     strides, dilations = found.get("strides", [1, 1]), found.get("dilations", [1, 1])
     if len(kernel) != 2 or strides[0] != strides[1] or dilations[0] != dilations[1]:
         raise ModelError(f"a kernel of {list(kernel)} with strides {list(strides)} has no Hexagon kernel")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas.profilers.model_io import attributes_of
 from hwnas.spaces.errors import ModelError
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _connected(nodes: Sequence[NodeProto], index: int, inner: set[str]) -> list[
 
 def _standard(node: NodeProto, arrays: Mapping[str, np.ndarray], constants: Collection[str]) -> list[_Step]:
     """The node in standard operators."""
-    attributes, names = _attributes(node), list(node.input)
+    attributes, names = attributes_of(node), list(node.input)
     if not node.op_type.startswith("Q") or node.op_type == "QuantizeLinear":
         return [_Step(node.op_type, names, node.output, attributes, {}, node.domain)]
     if attributes.get("channels_last"):
@@ -237,7 +238,7 @@ def _macs(node: NodeProto, arrays: Mapping[str, np.ndarray]) -> int:
     if op in ("QLinearMatMul", "MatMul"):
         return int(out.size * arrays[node.input[0]].shape[-1])
     if op in ("QGemm", "Gemm"):
-        return int(out.size * arrays[node.input[0]].shape[0 if _attributes(node).get("transA") else 1])
+        return int(out.size * arrays[node.input[0]].shape[0 if attributes_of(node).get("transA") else 1])
     return 0
 
 
@@ -250,12 +251,6 @@ def _signature(step: _Step, arrays: Mapping[str, np.ndarray]) -> tuple[object, .
         few = array.dtype not in _BYTES and array.dtype.kind in "iu" and array.size <= _FEW
         read.append((str(array.dtype), array.shape, tuple(array.reshape(-1).tolist()) if few else None))
     return (step.op, repr(sorted(step.attributes.items())), tuple(read))
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    from onnx import helper
-
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _number(array: np.ndarray) -> float:

@@ -11,9 +11,18 @@ from hwnas.profilers.attribution import ExecutedNode
 from hwnas.spaces.errors import ModelError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
-__all__ = ["check_quantised", "first_line", "fixed_sizes", "load_model", "model_nodes", "random_input", "with_batch"]
+__all__ = [
+    "attributes_of",
+    "check_quantised",
+    "first_line",
+    "fixed_sizes",
+    "load_model",
+    "model_nodes",
+    "random_input",
+    "with_batch",
+]
 
 
 def load_model(data: bytes) -> ModelProto:
@@ -31,6 +40,13 @@ def model_nodes(model: ModelProto) -> Iterator[ExecutedNode]:
     for index, node in enumerate(model.graph.node):
         name = node.name or f"{node.op_type}_{index}"
         yield ExecutedNode(name, node.op_type, tuple(node.input), tuple(node.output))
+
+
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node, as plain values."""
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def check_quantised(data: bytes, key: str) -> None:
