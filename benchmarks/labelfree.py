@@ -10,9 +10,10 @@ CIFAR-10 as JPEG files from the published tables (20,000 training images): not t
 original pixels.
 
 ``ranks``: Spearman's rank correlation between the accuracy on a task and that on the classes, over cells, seeds
-averaged; bootstrapped 95 % interval over cells. "At most" is what a task would reach that ranks cells exactly as classes
-do, but for the noise of trainings on both sides (the square root of the product of both sides' reliabilities, each by
-Spearman and Brown's formula from how far two trainings agree). The multiplications of a cell rank without any training.
+averaged; bootstrapped 95 % interval over cells. "At most" is what a task would reach that ranks cells exactly as
+classes do, but for the noise of trainings on both sides (the square root of the product of both sides' reliabilities,
+each by Spearman and Brown's formula from how far two trainings agree). The multiplications of a cell rank without any
+training.
 
 Results: ``benchmarks/results/labelfree_cells.csv`` and ``labelfree_ranks.csv``. At the paper's scale (DARTS cells of 20
 layers and 16 channels, 100 epochs): ``--resolution 32 --width 1 --depth 2.5 --limit 40000 --steps 62500 --cells 500
