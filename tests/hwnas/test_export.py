@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnx import numpy_helper
 
 import hwnas
 from hwnas.data import load_data
@@ -178,6 +179,9 @@ def test_int8_keeps_the_accuracy_and_the_metadata(
     assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= operators
     weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     assert sum(np.prod(tensor.dims) for tensor in weights) > 0.8 * one.graph.params
+    # two products of 7 bits by 8 fit in 16 bits, so no processor's sums overflow
+    largest = max(np.abs(numpy_helper.to_array(tensor).astype(int)).max() for tensor in weights)
+    assert 60 <= largest <= 64
     # onnxruntime really computes in integers: the logits are others, the answers mostly the same
     pictures = next(iter(digits.batches(digits.test, 360)))[0].contiguous().numpy()
     before, after = onnx_logits(one.file)[0](pictures), onnx_logits(file)[0](pictures)
