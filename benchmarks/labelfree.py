@@ -1,6 +1,7 @@
 """Claim: cells are ranked without labels nearly as with them (UnNAS, arXiv 2003.12056).
 
     HWNAS_DATA=DIR python benchmarks/labelfree.py cells --data fashion-mnist     # hours; goes on where it was stopped
+    HWNAS_DATA=DIR python benchmarks/labelfree.py cells --data fashion-mnist --tasks classification rotation --seeds 6
     HWNAS_DATA=DIR python benchmarks/labelfree.py cells --data cifar10-jpeg
     python benchmarks/labelfree.py ranks
 
@@ -10,7 +11,8 @@ CIFAR-10 as JPEG files from the published tables (20,000 training images): not t
 original pixels.
 
 ``ranks``: Spearman's rank correlation between the accuracy on a task and that on the classes, over cells, seeds
-averaged; bootstrapped 95 % interval over cells. "At most" is what a task would reach that ranks cells exactly as
+averaged (a task has as many seeds as all cells were trained with); bootstrapped 95 % interval over cells. "Two
+trainings" is the mean over all pairs of seeds. "At most" is what a task would reach that ranks cells exactly as
 classes do, but for the noise of trainings on both sides (the square root of the product of both sides' reliabilities,
 each by Spearman and Brown's formula from how far two trainings agree). The multiplications of a cell rank without any
 training.
@@ -35,7 +37,7 @@ from pathlib import Path
 
 import numpy as np
 from record import RESULTS, append_rows
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from hwnas.data import load_data
 from hwnas.data.augment import Augmentation
@@ -148,7 +150,7 @@ def cells(arguments: argparse.Namespace) -> None:
     wanted = [
         (row, task, seed)
         for row in rows
-        for task in TASKS[arguments.data]
+        for task in arguments.tasks or TASKS[arguments.data]
         for seed in range(arguments.seeds)
         if (json.dumps(row), task, seed) not in done
     ]
@@ -166,6 +168,12 @@ def reliability(agreement: np.ndarray, seeds: int) -> np.ndarray:
     return np.asarray(seeds * agreement / (1 + (seeds - 1) * agreement))
 
 
+def agreement(columns: np.ndarray) -> float:
+    """Spearman's rank correlation of the columns, averaged over all pairs of them."""
+    correlation = np.corrcoef(rankdata(columns, axis=0), rowvar=False)
+    return float(correlation[np.triu_indices(len(correlation), 1)].mean())
+
+
 def ranks(arguments: argparse.Namespace) -> None:
     """Rank correlations on each data set that has cells."""
     found: list[dict[str, object]] = []
@@ -175,40 +183,40 @@ def ranks(arguments: argparse.Namespace) -> None:
         for row in known(data, arguments):
             table.setdefault(row["cell"], {}).setdefault(row["task"], {})[int(row["seed"])] = float(row["accuracy"])
             macs[row["cell"]] = float(row["macs"])
-        full = [
-            cell for cell, of_task in table.items() if all(len(of_task.get(t, ())) >= arguments.seeds for t in tasks)
-        ]
+        full = [cell for cell, of in table.items() if all(len(of.get(task, ())) >= 2 for task in tasks)]
         if len(full) < 10:
             continue
-        seeds = {
-            task: np.array([[table[cell][task][seed] for seed in range(arguments.seeds)] for cell in full])
+        seeds = {task: min(len(table[cell][task]) for cell in full) for task in tasks}
+        runs = {
+            task: np.array([[table[cell][task][seed] for seed in range(seeds[task])] for cell in full])
             for task in tasks
         }  # (cells, seeds)
-        supervised = seeds["classification"].mean(axis=1)
-        pairs = {task: (seeds[task].mean(axis=1), supervised) for task in tasks[1:]}
-        pairs["MACs"] = (np.array([macs[cell] for cell in full]), supervised)
-        pairs.update({f"{task}, two trainings": (seeds[task][:, 0], seeds[task][:, 1]) for task in tasks})
+        means = {task: of.mean(axis=1) for task, of in runs.items()}
+        means["MACs"] = np.array([macs[cell] for cell in full])
+        columns = {name: np.stack([of, means["classification"]], axis=1) for name, of in means.items()}
+        del columns["classification"]
+        columns.update({f"{task}, two trainings": of for task, of in runs.items()})
         draws = np.random.default_rng(0).integers(0, len(full), (2000, len(full)))
         draws = np.concatenate([np.arange(len(full))[None], draws])  # all cells, then resampled ones
-        rhos = {name: np.array([spearmanr(a[d], b[d]).statistic for d in draws]) for name, (a, b) in pairs.items()}
-        trusted = {task: reliability(rhos[f"{task}, two trainings"], arguments.seeds) for task in tasks}
+        rhos = {name: np.array([agreement(of[draw]) for draw in draws]) for name, of in columns.items()}
+        trusted = {task: reliability(rhos[f"{task}, two trainings"], seeds[task]) for task in tasks}
         for task in tasks[1:]:
             rhos[f"{task}, at most"] = np.sqrt(trusted[task] * trusted["classification"])
         for name, (rho, *resampled) in rhos.items():
             low, high = np.quantile(resampled, [0.025, 0.975])
-            accuracy = pairs[name][0] if name in pairs and name != "MACs" else None
+            task = name.split(",")[0]
             found.append(
                 {
                     "date": datetime.date.today().isoformat(),
                     "data": data,
                     "cells": len(full),
-                    "seeds": arguments.seeds,
+                    "seeds": seeds.get(task, seeds["classification"]),
                     "ranked_by": name,
                     "spearman": round(float(rho), 3),
                     "low95": round(float(low), 3),
                     "high95": round(float(high), 3),
-                    "accuracy_median": "" if accuracy is None else round(float(np.median(accuracy)), 4),
-                    "accuracy_spread": "" if accuracy is None else round(float(accuracy.std()), 4),
+                    "accuracy_median": round(float(np.median(means[task])), 4) if task in tasks else "",
+                    "accuracy_spread": round(float(means[task].std()), 4) if task in tasks else "",
                 }
             )
             print(*list(found[-1].values())[1:], sep="  ", flush=True)
@@ -219,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("cells", "ranks"))
     parser.add_argument("--data", choices=list(TASKS), default="fashion-mnist")
+    parser.add_argument("--tasks", nargs="+", help="all that suit the data unless told otherwise")
     parser.add_argument("--cells", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--limit", type=int, default=2560, help="training images")
