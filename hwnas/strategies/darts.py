@@ -126,7 +126,7 @@ class Darts(Probabilistic):
     def _plain(self, architecture: Architecture) -> bool:
         """Whether no normal cell has too many skip connections."""
         row = np.array(architecture).reshape(self._darts.kinds, -1)
-        normal = np.array(self._darts.normal)
+        normal = np.array(self._darts.normal, dtype=int)  # a shallow network may have reduction cells alone
         return bool(((row == SKIP).sum(axis=1)[normal] <= self.skips).all())
 
     # ------------------------------------------------------------------ what it delivers

@@ -76,6 +76,15 @@ def test_tasks_have_mixtures_too() -> None:
     assert outputs.shape == (len(answers), 24)
 
 
+def test_a_network_of_reduction_cells_alone_can_be_searched() -> None:
+    shallow = DARTS(resolution=8, channels=1, width=0.25, depth=0.25)
+    strategy = Darts(shallow, seed=0)
+    assert (shallow.normal, shallow.kinds) == ((), 1)
+    found = strategy.recommendation
+    assert found is not None
+    assert shallow.validate(found) == found
+
+
 def test_parameters_go_down_the_gradient_once_they_are_free() -> None:
     strategy = Darts(SPACE, seed=0, learning_rate=0.1, frozen=0.5)
     before, better = strategy.alphas, OPERATIONS.index("sep5")
